@@ -46,6 +46,19 @@ soak-sim: $(STAMP)  ## a whole fleet in one process, mistreated as each seed say
 test-corpus: $(STAMP)  ## the onnx package's backend tests, published, proved and asked over HTTP; writes bench/results.json; 10 minutes
 	$(BIN)/python -m tests.corpus --write
 
+.PHONY: test-attacks test-conformance
+test-attacks: packages $(STAMP)  ## TUF's and Uptane's attacks and ours, on real processes and both brokers; writes bench/results.json; minutes
+	$(BIN)/python -m tests.attacks --write
+
+test-conformance: $(STAMP)  ## tuf-conformance's own suite against a node's client; TUF_CONFORMANCE=its checkout, which no registry has
+	@test -d "$(TUF_CONFORMANCE)" || { echo "TUF_CONFORMANCE is no folder: give a checkout of theupdateframework/tuf-conformance" >&2; exit 1; }
+	cd "$(TUF_CONFORMANCE)" && PYTHONPATH=. $(CURDIR)/$(BIN)/python -m pytest -q tuf_conformance --entrypoint $(CURDIR)/tests/attacks/conformance-client
+
+EVERY ?=
+.PHONY: test-faults
+test-faults: packages $(STAMP)  ## break disks, clocks and roads under node and hub; EVERY=1: at each change; writes bench/results.json; 15 minutes
+	FAULTS_EVERY=$(EVERY) $(BIN)/python -m tests.faults --write
+
 test-fresh: $(STAMP)  ## `make demo` and `make test` in a bare Debian 12 made by debootstrap; needs root; writes bench/results.json; 20 minutes
 	.ci/packages debootstrap git
 	$(BIN)/python -m bench fresh
@@ -104,6 +117,10 @@ bench-drift: $(STAMP)  ## measure drift beside Evidently, alibi-detect, whylogs 
 
 bench-floods: $(STAMP)  ## flood a hub by one enrolled node, over mosquitto and the embedded broker: its answers and memory; needs mosquitto; 6 minutes
 	$(BIN)/python -m bench floods
+
+.PHONY: bench-simulate
+bench-simulate: $(STAMP)  ## measure `fleetcast simulate` on a fleet of 100,000 nodes; writes bench/results.json; 2 minutes
+	$(BIN)/python -m bench simulate
 
 tables: $(STAMP)  ## write the figures of bench/results.json into README.md and docs/; every bench does so at its end
 	$(BIN)/python -m bench.tables

@@ -29,6 +29,7 @@ from bench import (
     relay,
     restart,
     shares,
+    simulate,
     sound,
     tables,
     telemetry,
@@ -58,6 +59,7 @@ GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "privacy": privacy.measure,
     "influence": influence.measure,
     "floods": floods.measure,
+    "simulate": simulate.measure,
 }
 QUICK = (
     "telemetry",
@@ -84,6 +86,7 @@ COMMANDS = (
     ("make bench-hub", HUB),
     ("make bench-floods", ("floods",)),
     ("make test-fresh", ("fresh",)),
+    ("make bench-simulate", ("simulate",)),
 )
 TOGETHER = {"all-of-delivery": DELIVERY, "all-of-node": NODE, "all-of-hub": HUB}
 

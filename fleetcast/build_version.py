@@ -11,7 +11,7 @@ from pathlib import Path
 
 COMMIT_FILE = "_commit.txt"  # Beside this module in a wheel; setup.py writes it.
 LETTERS = 9
-PACKAGES = ("fleetcast", "hub", "node", "schemas")
+PACKAGES = ("fleetcast", "hub", "node", "schemas", "simulation")
 UNKNOWN = "unknown"
 
 

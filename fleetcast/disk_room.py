@@ -11,6 +11,8 @@ from schemas.errors import Code, Refused
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # no space, over a user's quota, over a process's limit
 FULL_OR_READ_ONLY: Final = FULL | {errno.EROFS}  # a worn-out flash disk turns read-only: it has no room either
+NOT_WRITABLE: Final = FULL_OR_READ_ONLY | {errno.EACCES, errno.EPERM}  # or it belongs to another user: it may be readable all the same
+TAKES_NOTHING: Final = FULL_OR_READ_ONLY | {errno.EIO}  # and before that it answers with errors
 
 
 def has_room(folder: Path, size_bytes: int) -> bool:

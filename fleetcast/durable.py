@@ -78,6 +78,21 @@ def rename(source: Path, target: Path) -> None:
     sync(target.parent)
 
 
+def make_folder(path: Path, *, mode: int = 0o777, parents: bool = False) -> None:
+    """Make a folder where there is none, and its name durable: what is synced within a folder is lost with the folder's own name.
+
+    Raises:
+        FileNotFoundError: the folder above is missing, and `parents` is not set.
+        FileExistsError: something else has its name.
+    """
+    if path.is_dir():
+        return
+    if parents:
+        make_folder(path.parent, parents=True)
+    path.mkdir(mode=mode, exist_ok=True)
+    sync(path.parent)
+
+
 def sync(path: Path) -> None:
     """Make a file or the names in a folder durable, where its file system can."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -49,11 +49,23 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "check the disk; the node fetches missing blocks again",
     ),
     Code.ARTIFACT_PATH: ("a file's name leads outside its folder, or occurs twice", "rename the file and publish again"),
+    Code.DISK_DAMAGED: (
+        "a file of a release changed, vanished or cannot be read on the device's disk",
+        "nothing: the node fetches it again; replace the disk if it happens again. No gate counts it against the release",
+    ),
     Code.DISK_FULL: ("the disk has no room, or cannot be written", "free some room; waiting work continues by itself"),
     Code.DISK_QUOTA: ("releases would take more of the disk than the settings allow", "raise disk_bytes_max, or publish a smaller variant"),
     Code.STORE_DAMAGED: (
         "a device's database is damaged",
         "nothing: the node sets it aside and continues with its other files; check the disk",
+    ),
+    Code.DATABASE_DAMAGED: (
+        "the hub's database is damaged",
+        "check the disk, and restore the file that the reason names from a backup; nodes serve on meanwhile",
+    ),
+    Code.METADATA_DAMAGED: (
+        "a file of the hub's signed metadata is damaged, and so is its copy",
+        "check the disk, and restore the file that the reason names from a backup",
     ),
     Code.BUDGET_DAY: ("the day's byte budget for this class of link is spent", "wait for tomorrow, or raise the budget"),
     Code.BUDGET_ROLLOUT: ("the rollout's byte budget for one node is spent", "start another rollout with a larger budget"),

@@ -17,6 +17,7 @@ from schemas.names import RESERVED_NODES, Cohort, FleetName, Label, NodeId
 from schemas.state import REPORT_SECONDS, LinkClass
 
 ENROLLED = Path("enrolment") / "settings.toml"  # in the data folder: what `fleetcast-node enroll` wrote (node/enrol/enrolment_files.py)
+SOCKET_NAME = "node.sock"
 _TLS = ("tls_ca", "tls_certificate", "tls_key")
 _PATHS = ("data", "root", "link_file", "parameters_file", "ledger_witness")
 
@@ -47,7 +48,9 @@ class NodeSettings(FileSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8080  # TCP port of the local endpoint. 0 picks a free port.
     # Port for gRPC clients of the Open Inference Protocol, on the same address. Needs the extra `grpc`. 0 picks a free port.
     grpc_port: Annotated[int, Field(ge=0, le=65535)] | None = None
-    socket: str | None = None  # Path of a Unix socket to serve on, besides TCP.
+    # Serve on TCP. With `false` the node serves only on its Unix socket, which no web page reaches: `socket`, or `node.sock` in `data`.
+    tcp: bool = True
+    socket: str | None = None  # Path of a Unix socket to serve on, besides TCP or alone.
     # Names under which programs may ask this node over TCP, besides localhost, its host name and addresses. `*` allows any.
     allowed_hosts: Annotated[tuple[Annotated[str, Field(pattern=r"^(\*|[A-Za-z0-9._-]{1,253})$")], ...], Field(max_length=64)] = ()
     # Web pages that may ask, such as https://dashboard.example:3000.
@@ -98,6 +101,17 @@ class NodeSettings(FileSettings):
     def witness(self) -> Path:
         """Return where the privacy ledger's witness is."""
         return self.ledger_witness or self.data / "ledger.witness"
+
+    @property
+    def unix_socket(self) -> str | None:
+        """Return the path of the Unix socket to serve on, if there is one."""
+        return self.socket if self.socket is not None or self.tcp else str(self.data / SOCKET_NAME)
+
+    @model_validator(mode="after")
+    def _grpc_is_tcp(self) -> Self:
+        if self.grpc_port is not None and not self.tcp:
+            raise ValueError("grpc_port is a TCP port, and tcp is false: leave one of them out")
+        return self
 
     @model_validator(mode="after")
     def _own_name(self) -> Self:

@@ -13,6 +13,7 @@ import zstandard
 from pydantic import ValidationError
 
 from schemas import limits
+from schemas.decoding_cost import is_msgpack_bounded
 from schemas.document import Document
 from schemas.errors import Code, Refused
 from schemas.known_fields import known, minor_of, shape_of
@@ -30,6 +31,7 @@ def encode(document: Document) -> bytes:
     """
     packed = _pack(document)
     if document.decoded_bytes_max is not None:
+        _check_cost(type(document), packed)
         packed = zstandard.ZstdCompressor(level=19, write_content_size=True).compress(packed)
     if len(packed) > document.bytes_max:
         raise _too_large(document.schema_name, len(packed), document.bytes_max)
@@ -40,7 +42,8 @@ def decode(kind: type[D], payload: bytes) -> D:
     """Return the document that `payload` holds.
 
     Raises:
-        Refused: the payload is too large, is not canonical msgpack, has another schema or version, or a field is out of bounds.
+        Refused: the payload is too large, or would be as objects, is not canonical msgpack, has another schema or version, or a field is
+            out of bounds.
     """
     if len(payload) > kind.bytes_max:
         raise _too_large(kind.schema_name, len(payload), kind.bytes_max)
@@ -159,9 +162,20 @@ def _decompress(kind: type[Document], payload: bytes) -> bytes:
         raise Refused(Code.SCHEMA_MALFORMED, f"{kind.schema_name}: not a zstd frame") from None
 
 
+def _check_cost(kind: type[Document], packed: bytes) -> None:
+    if not is_msgpack_bounded(packed, values_max=kind.values_max, depth_max=limits.DOCUMENT_DEPTH_MAX):
+        bounds = f"at most {kind.values_max} values within {limits.DOCUMENT_DEPTH_MAX} levels"
+        raise Refused(Code.SCHEMA_MALFORMED, f"{kind.schema_name}: not msgpack of {bounds}")
+
+
 def _unpack(kind: type[Document], packed: bytes) -> dict[str, Any]:
+    bounds = {}
+    if kind.flat:  # Small ones, of which many come: this alone bounds what they take, and leaves room for a newer one's fields.
+        bounds = {"max_array_len": limits.FLAT_ARRAY_MAX}
+    else:
+        _check_cost(kind, packed)
     try:
-        fields = msgpack.unpackb(packed, raw=False, use_list=False, strict_map_key=True, ext_hook=_no_extension)
+        fields = msgpack.unpackb(packed, raw=False, use_list=False, strict_map_key=True, ext_hook=_no_extension, **bounds)
     except (ValueError, msgpack.UnpackException):
         raise Refused(Code.SCHEMA_MALFORMED, f"{kind.schema_name}: not msgpack") from None
     if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):

@@ -31,6 +31,7 @@ class DeploymentIndex(Document):
     schema_name = "deployment-index"
     bytes_max = limits.DEPLOYMENT_INDEX_BYTES_MAX
     decoded_bytes_max = limits.DEPLOYMENT_INDEX_DECODED_BYTES_MAX
+    values_max = limits.DEPLOYMENT_INDEX_VALUES_MAX
 
     root: RoleVersion
     targets: RoleVersion

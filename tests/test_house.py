@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 CHECKOUT = Path(__file__).parents[1]
-PACKAGES = ("fleetcast", "schemas", "hub", "node")
+PACKAGES = ("fleetcast", "schemas", "hub", "node", "simulation")
 CODE = sorted(path for package in PACKAGES for path in (CHECKOUT / package).rglob("*.py"))
 CORES = [path for path in CODE if "core" in path.relative_to(CHECKOUT).parts]
 TESTS = sorted((CHECKOUT / "tests").rglob("*.py"))
@@ -30,7 +30,13 @@ ONLY_IN = {
     "matplotlib": {"hub/cli/drift_plots.py"},
     "urllib3": {"hub/alerts/webhooks.py"},
     # The hub reads its nodes without SQLAlchemy, whose import takes longer than the whole command.
-    "sqlite3": {"hub/database/sqlite_reader.py", "node/storage/store.py", "node/storage/store_file.py", "node/storage/tables.py"},
+    "sqlite3": {
+        "hub/database/sqlite_reader.py",
+        "node/storage/store.py",
+        "node/storage/store_check.py",
+        "node/storage/store_file.py",
+        "node/storage/tables.py",
+    },
     "yaml": {"tools/generate_schemas.py"},
 }
 KEY_READERS = {"load_pem_private_key", "load_der_private_key", "load_ssh_private_key", "generate_private_key", "private_bytes"}

@@ -26,7 +26,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Our wheel, built from a copy so that the checkout stays as it is."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
-    for package in ("fleetcast", "schemas", "hub", "node"):
+    for package in ("fleetcast", "schemas", "hub", "node", "simulation"):
         for path in (CHECKOUT / package).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
                 target = source / path.relative_to(CHECKOUT)
@@ -88,4 +88,10 @@ def test_the_wheel_holds_the_schemas_for_other_tools_and_no_tests(wheel: Path) -
         names = set(archive.namelist())
 
     assert {"schemas/asyncapi.yaml", "schemas/json/window.json", "schemas/py.typed", "node/py.typed"} <= names
-    assert {name.split("/")[0] for name in names if not name.startswith("fleetcast-")} == {"fleetcast", "schemas", "hub", "node"}
+    assert {name.split("/")[0] for name in names if not name.startswith("fleetcast-")} == {
+        "fleetcast",
+        "schemas",
+        "hub",
+        "node",
+        "simulation",
+    }

@@ -14,7 +14,19 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[1]
 BUILD = "import sys; from setuptools import build_meta as b; to = sys.argv[1]; b.build_sdist(to); b.build_wheel(to)"
-COPIED = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in", "deploy/sbom", "fleetcast", "hub", "node", "schemas")
+COPIED = (
+    "pyproject.toml",
+    "setup.py",
+    "README.md",
+    "LICENSE",
+    "MANIFEST.in",
+    "deploy/sbom",
+    "fleetcast",
+    "hub",
+    "node",
+    "schemas",
+    "simulation",
+)
 
 
 def copied(folder: Path, *, umask: int, written: int) -> Path:

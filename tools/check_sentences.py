@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[1]
-CODE = ("fleetcast", "hub", "node", "schemas", "tools")
+CODE = ("fleetcast", "hub", "node", "schemas", "simulation", "tools")
 TEST_NAME_CHARACTERS_MAX = 90
 
 RULES = {

@@ -16,7 +16,7 @@ from fleetcast.cli.terminal_text import plain
 from fleetcast.disk_room import FULL
 from schemas.errors import Code, Refused, Unreachable
 
-OURS = frozenset({"fleetcast", "schemas", "hub", "node"})  # a module of these that is absent is a bug, and no missing package
+OURS = frozenset({"fleetcast", "schemas", "hub", "node", "simulation"})  # a module of these that is absent is a bug, and no missing package
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ class Verb(NamedTuple):
 
     place: str  # `module:name` below the group's package
     help: str  # the first sentence of the command's own help
+    package: str | None = None  # another package than the group's
 
 
 class LazyGroup(click.Group):
@@ -42,8 +43,9 @@ class LazyGroup(click.Group):
         """Import a command; None when no command has this name."""
         if cmd_name not in self.verbs:
             return None
-        module, _, name = self.verbs[cmd_name].place.partition(":")
-        found: click.Command = getattr(import_module(f"{self.package}.{module}"), name)
+        verb = self.verbs[cmd_name]
+        module, _, name = verb.place.partition(":")
+        found: click.Command = getattr(import_module(f"{verb.package or self.package}.{module}"), name)
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

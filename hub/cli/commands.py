@@ -29,6 +29,7 @@ VERBS = {
     "releases": Verb("releases:releases", "List the releases of every model, or of one."),
     "renew": Verb("renew:renew", "Sign delegations and releases again before they expire."),
     "rollout": Verb("rollout:rollout", "Choose which nodes run which release."),
+    "simulate": Verb("command:simulate", "Simulate a rollout over a fleet, before it begins.", package="simulation"),
     "watch": Verb("watch:watch", "Follow events: receipts, rollouts, drift, alerts, refusals."),
 }
 

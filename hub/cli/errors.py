@@ -24,6 +24,7 @@ class Exit(IntEnum):
     HALTED = 9  # The rollout halted, went back or was superseded.
     TIMEOUT = 10  # It took too long, or the history has no such event.
     DRIFTS = 11  # `fleetcast drift`: an alarm lasts.
+    DAMAGED = 12  # The database, or a file of the signed metadata, is damaged. The message names the file and the mend.
     INTERRUPTED = 130  # Interrupted by Ctrl-C.
     PIPE = 141  # The reader of the output has ended, such as `head`.
 
@@ -34,6 +35,8 @@ _BY_CODE = {
     Code.KEY_NOT_AUTHORISED: Exit.KEY,
     Code.RELEASE_CONFLICT: Exit.CONFLICT,
     Code.DISK_FULL: Exit.DISK_FULL,
+    Code.DATABASE_DAMAGED: Exit.DAMAGED,
+    Code.METADATA_DAMAGED: Exit.DAMAGED,
     Code.PORT_IN_USE: Exit.PORT_IN_USE,
 }
 _PROGRAM = Program("fleetcast", Exit, _BY_CODE, install="operators install 'fleetcast[hub]', this may be a device")

@@ -13,6 +13,10 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from schemas.errors import Code, Refused, Unreachable
 
 HUB_ACTOR = "hub"
+# SQLite's result codes (https://sqlite.org/rescode.html); an error of reading or writing is what it makes of a disk without room, too.
+_CORRUPT, _NOTADB, _READONLY, _IOERR, _FULL = 11, 26, 8, 10, 13
+_DAMAGED, _STUCK = {_CORRUPT, _NOTADB}, {_READONLY, _IOERR, _FULL}
+_FULL_WORDS = ("disk is full", "No space", "Read-only file system")
 BUSY_SECONDS = 10  # how long a writer waits for another process's transaction
 ALONE_SECONDS = 3600  # how long one waits that changes the schema: another may bring over years
 ALONE_LOCK = 0x666C_6565_7463_6173  # "fleetcas", for PostgreSQL's lock of everybody who changes the schema
@@ -111,12 +115,21 @@ def _foreign(url: str) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        reason = str(error.orig)
-        if "disk is full" in reason or "No space" in reason:
-            raise Refused(Code.DISK_FULL, f"database {url}: {reason}") from error
-        raise Unreachable(f"database {url}: {reason}") from error
+        raise _named(url, error.orig) from error
     except SQLAlchemyError as error:
         raise Unreachable(f"database {url}: {error}") from error
+
+
+def _named(url: str, error: BaseException | None) -> Refused | Unreachable:
+    """Return what a database's own error means to an operator."""
+    text, code = str(error), getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in _DAMAGED:
+        mend = "restore it from a backup (docs/operations.md), or move it away to begin a new one"
+        return Refused(Code.DATABASE_DAMAGED, f"the hub's database {url} is damaged: {text}; check the disk, and {mend}")
+    if code in _STUCK or any(sign in text for sign in _FULL_WORDS):
+        mend = "make room on its disk, or make it writable; what waits goes on by itself"
+        return Refused(Code.DISK_FULL, f"the hub's database {url} cannot be written: {text}; {mend}")
+    return Unreachable(f"database {url}: {text}")
 
 
 def fields(row: Any) -> dict[str, Any]:

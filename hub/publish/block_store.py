@@ -167,7 +167,7 @@ class BlockStore:
     @contextmanager
     def _locked(self, how: int) -> Iterator[None]:
         with _disk(self.directory):
-            self.directory.mkdir(parents=True, exist_ok=True)
+            durable.make_folder(self.directory, parents=True)
             lock = os.open(self.directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             try:
@@ -199,7 +199,7 @@ class BlockStore:
 
     def _stage(self) -> tuple[Path, int]:
         """Make a folder for a new batch and hold the lock that marks it as in use; remove the folders of processes that died."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(self.directory, parents=True)
         store = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             # A batch is made and locked in one step; else another process would take it for that of a dead process.

@@ -64,6 +64,7 @@ from hub.service.delivery.online_keys import LoadKey, OnlineKeys
 from hub.service.enrol.enrolment_service import Enrolling
 from hub.service.housekeeping import Housekeeping
 from hub.service.nodes.device_settings import SettingsKeeper
+from hub.service.own_disk import OWN_DISK, OwnDisk
 from hub.service.rollouts.controller import Controller
 from hub.service.rollouts.listening import ListeningClock
 from hub.service.rollouts.release_lookup import Releases
@@ -138,6 +139,7 @@ class Service:
         self._file = DatabaseFile(database_url(directory, settings))
         self._listening = ListeningClock(Hearing(self._store.database), monotonic=monotonic)
         self._notes = Notes(self._store, publish=self._publish_insight, clock=wall)
+        self._own_disk = OwnDisk(self._notes, publish=self._publish_insight, wall=wall, monotonic=monotonic)
         self._floods = Floods(self._notes, wall=wall, monotonic=monotonic)
         self._broker = None
         if not settings.broker_url:
@@ -327,7 +329,7 @@ class Service:
         (self._directory / READY_NAME).unlink(missing_ok=True)
         self._enrolling.stop()
         self._hooks.stop()
-        with contextlib.suppress(Unreachable):
+        with contextlib.suppress(Unreachable, Refused):
             self._ingest.save()
             self._listening.save()
         if self._ever_online:
@@ -349,11 +351,16 @@ class Service:
                 self._connect()
             self._read()
             self._tick()
+            self._own_disk.worked()
         except Unreachable as error:
             log.error("store.failed", reason=str(error))
             self._drop()
         except Refused as refusal:
-            log.error("disk.full", code=str(refusal.code), reason=refusal.reason)
+            self._own_disk.refused(refusal)
+            self._drop()
+        except OSError as error:
+            if not self._own_disk.failed(error):
+                log.exception("turn.failed")
             self._drop()
         except Exception:  # a bug of ours between messages: logged, and tried again, for half a hub serves a fleet better than none
             log.exception("turn.failed")
@@ -418,9 +425,7 @@ class Service:
         try:
             tick()
         except Refused as refusal:
-            if refusal.code == Code.DISK_FULL:
-                raise
-            log.error("work.refused", code=str(refusal.code), reason=refusal.reason)
+            self._own_disk.work_refused(refusal)
 
     def _handle_all(self, events: list[HubEvent]) -> None:
         """Handle all windows in one transaction, acknowledged in one write, and so all states and receipts; the rest one by one."""
@@ -471,7 +476,7 @@ class Service:
         except Unreachable:
             raise
         except Refused as refusal:
-            if refusal.code == Code.DISK_FULL:
+            if refusal.code in OWN_DISK:
                 raise  # nothing is wrong with the message
             self._notes.refusal(refusal, message.topic)
         except Exception:

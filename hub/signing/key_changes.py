@@ -16,7 +16,7 @@ from tuf.api.metadata import Metadata, Root, Targets
 from hub.core.publish.metadata_expiry import Severity, expiry, life
 from hub.signing.delegations import delegate_to, set_keys
 from hub.signing.key_offers import Offer
-from hub.signing.metadata_files import MetadataFolder, write
+from hub.signing.metadata_files import MetadataFolder
 from schemas.bundle import MINIMUM_FIELD, role_name
 from schemas.errors import Code, Refused
 from schemas.manifest import target_path
@@ -89,7 +89,10 @@ class KeyChanges:
             Refused: KEY_NOT_AUTHORISED: fewer root keys than the threshold; RELEASE_UNKNOWN: no such model.
         """
         with self._folder.locked():
-            roots = [Metadata[Root].from_file(str(self._folder.path("root", one + 1))) for one in range(self._folder.version("root"))]
+            roots = [
+                Metadata[Root].from_bytes(self._folder.read(self._folder.path("root", one + 1)))
+                for one in range(self._folder.version("root"))
+            ]
             targets: Metadata[Targets] = self._folder.newest("targets", Targets)
         new_root = _changed_root(roots[-1].signed, change) if change.holders is not None or change.top else None
         wants_targets = "targets" in change.top or change.rollouts is not None or change.teams or change.minimums
@@ -116,7 +119,7 @@ class KeyChanges:
             if any(role == "root" for role, _ in left) or offer.root is None:
                 self._check_follows("root", offer.present_root)
             for role, data in left:
-                write(self._folder.path(role, self._folder.version(role) + 1), data)
+                self._folder.write(self._folder.path(role, self._folder.version(role) + 1), data)
             return bool(left)
 
     def _is_in_force(self, role: str, data: bytes, offer: Offer) -> bool:
@@ -127,7 +130,7 @@ class KeyChanges:
         """
         version = self._folder.version(role)
         wanted = next(document.signed.version for name, document, _ in offer.documents() if name == role)
-        if version == wanted and _signed_part(self._folder.path(role, version).read_bytes()) == _signed_part(data):
+        if version == wanted and _signed_part(self._folder.read(self._folder.path(role, version))) == _signed_part(data):
             return True
         if version + 1 != wanted:
             reason = f"the offer is for version {wanted} of {role}, and version {version} is in force: make the offer anew"

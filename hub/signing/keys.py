@@ -98,7 +98,7 @@ def _load(path: Path, passphrase: bytes) -> PrivateKeyTypes:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # A wrong passphrase cannot be told from a damaged body. A truncated file can: it lacks its last line.
         if encrypted and b"-----END" in data:
-            raise Refused(Code.KEY_PASSPHRASE, f"the passphrase does not open key {path}") from None
+            raise Refused(Code.KEY_PASSPHRASE, f"the passphrase does not open key {path}, or the file is damaged") from None
         raise Refused(Code.KEY_UNREADABLE, f"{path} is not a private key in PEM form") from None
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from fleetcast import disk_room, durable
+from hub.signing.kept_copies import KeptCopies
 from hub.signing.parsed_metadata import parsed
 from schemas.errors import Code, Refused
 
@@ -26,6 +27,8 @@ class MetadataFolder:
         self._metadata = directory / "metadata"
         self.statements = self.documents / "deployments"
         self.settings = self.documents / "settings"
+        copies = KeptCopies(directory)
+        self.write, self.read, self.remove = copies.write, copies.read, copies.remove
 
     def make(self) -> None:
         """Make the folders.
@@ -34,10 +37,12 @@ class MetadataFolder:
             Refused: the repository exists already.
         """
         try:
-            self._metadata.mkdir(parents=True)
+            durable.make_folder(self._metadata.parent, parents=True)
+            self._metadata.mkdir()
+            durable.sync(self._metadata.parent)
         except FileExistsError:
             raise Refused(Code.SETTINGS_INVALID, f"{self.directory} holds a repository already") from None
-        self.documents.mkdir(exist_ok=True)
+        durable.make_folder(self.documents)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -46,7 +51,8 @@ class MetadataFolder:
         Raises:
             Refused: the disk has no room for the files that are written meanwhile.
         """
-        with disk_room.refusing(f"no room for the repository in {self.directory}"), (self.directory / "lock").open("ab") as lock:
+        sentence = f"no room for the repository in {self.directory}: free some there, and what waits goes on"
+        with disk_room.refusing(sentence, errnos=disk_room.TAKES_NOTHING), (self.directory / "lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -75,7 +81,7 @@ class MetadataFolder:
 
     def newest_bytes(self, role: str) -> bytes:
         """Return the newest metadata of a role as it is on disk."""
-        return self.path(role, self.version(role)).read_bytes()
+        return self.read(self.path(role, self.version(role)))
 
     def draft(self, role: str, kind: type[S]) -> S:
         """Return a copy of the newest metadata of a role, to be changed and signed as the next version."""
@@ -84,7 +90,7 @@ class MetadataFolder:
     def current(self) -> dict[str, int]:
         """Return the versions that agree with each other, as of the last `set_current`."""
         path = self._metadata / "current.json"
-        found: dict[str, int] = json.loads(path.read_bytes()) if path.exists() else {}
+        found: dict[str, int] = json.loads(self.read(path)) if path.exists() else {}
         return found
 
     def set_current(self, versions: dict[str, int]) -> None:
@@ -92,10 +98,10 @@ class MetadataFolder:
 
         The hourly timestamp would otherwise leave 9,000 files a year.
         """
-        write(self._metadata / "current.json", json.dumps(versions, sort_keys=True).encode())
+        self.write(self._metadata / "current.json", json.dumps(versions, sort_keys=True).encode())
         for version, role, name in list(self._files()):
             if role != "root" and version < versions.get(role, 0):
-                (self._metadata / name).unlink(missing_ok=True)
+                self.remove(self._metadata / name)
 
     def generation(self) -> int:
         """Return a value that changes whenever a file does that trust bundles vouch for; it is cheap to ask for every second."""
@@ -118,5 +124,5 @@ class MetadataFolder:
 
 def write(path: Path, data: bytes, *, mode: int | None = None) -> None:
     """Write a file so that it is durable before it is visible; `mode` overrides the process's default for new files."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(path.parent, parents=True)
     durable.write(path, data, mode=mode)

@@ -21,7 +21,7 @@ from tuf.api.metadata import Delegations, Metadata, MetaFile, Root, Snapshot, Ta
 from hub.core.publish.metadata_expiry import RESIGN_SECONDS, Expiry, expiry, is_ageing, life
 from hub.signing.delegations import delegate_to, undelegate
 from hub.signing.envelopes import seal
-from hub.signing.metadata_files import MetadataFolder, write
+from hub.signing.metadata_files import MetadataFolder
 from hub.signing.parsed_metadata import is_signed, parsed
 from hub.signing.signatures import add_signature
 from schemas import codec
@@ -120,7 +120,7 @@ class Repository:
         path = self._folder.documents / target_path(check_name("model", model), check_version(version))
         if not path.is_file():
             raise Refused(Code.RELEASE_UNKNOWN, f"there is no release {model}@{version}, and none was removed")
-        return path.read_bytes()
+        return self._folder.read(path)
 
     def removed_models(self) -> list[str]:
         """Return the models that had releases and that the fleet has no more."""
@@ -138,25 +138,25 @@ class Repository:
         known = self.releases(model)
         if version not in known:
             raise Refused(Code.RELEASE_UNKNOWN, f"there is no release {model}@{version}; there are {', '.join(known) or 'none'}")
-        return (self._folder.documents / target_path(model, version)).read_bytes()
+        return self._folder.read(self._folder.documents / target_path(model, version))
 
     def rollout(self, model: str) -> bytes | None:
         """Return a model's rollout document, or None."""
         with self._folder.locked():
             target = self._folder.newest(_ROLLOUTS, Targets).signed.targets.get(rollout_path(model))
-            return self._rollout_file(model, target).read_bytes() if target else None
+            return self._folder.read(self._rollout_file(model, target)) if target else None
 
     def deployments(self, model: str) -> bytes | None:
         """Return a model's signed deployments in their envelope, or None."""
         path = self._folder.statements / check_name("model", model)
         with self._folder.locked():
-            return path.read_bytes() if path.exists() else None
+            return self._folder.read(path) if path.exists() else None
 
     def device_settings(self, node: str) -> bytes | None:
         """Return the signed settings of a node in their envelope, or None."""
         path = self._folder.settings / check_name("node", node)
         with self._folder.locked():
-            return path.read_bytes() if path.exists() else None
+            return self._folder.read(path) if path.exists() else None
 
     def nodes_with_settings(self) -> dict[str, int]:
         """Return the nodes that have settings, each with a number that changes when they do."""
@@ -166,7 +166,7 @@ class Repository:
 
     def root(self, version: int = 1) -> bytes:
         """Return a version of the root; nodes pin the first."""
-        return self._folder.path("root", version).read_bytes()
+        return self._folder.read(self._folder.path("root", version))
 
     def generation(self) -> int:
         """Return a value that changes whenever anything is signed; it is cheap to ask for every second."""
@@ -223,7 +223,7 @@ class Repository:
             if (version := self._folder.version(role_name(model))) > 0:
                 signed.unrecognized_fields.setdefault(_REMOVED_FIELD, {})[model] = version
             self._next("targets", signed, [targets], now)
-            (self._folder.statements / model).unlink(missing_ok=True)
+            self._folder.remove(self._folder.statements / model)
 
     def renew_targets(self, *, targets: Signer, now: datetime) -> None:
         """Sign the targets role again: before it expires, or because the root has given it another key."""
@@ -255,7 +255,7 @@ class Repository:
                 if _is(known, manifest):
                     return
                 raise Refused(Code.RELEASE_CONFLICT, f"{model}@{version} is published already, with other content")
-            write(self._folder.documents / path, manifest)
+            self._folder.write(self._folder.documents / path, manifest)
             signed.targets[path] = TargetFile.from_data(path, manifest, ["sha256"])
             self._next(role_name(model), signed, [team], now)
 
@@ -297,7 +297,7 @@ class Repository:
             if path in signed.targets and _is(signed.targets[path], document) and self._holds("targets", _ROLLOUTS):
                 return
             signed.targets[path] = TargetFile.from_data(path, document, ["sha256"])
-            write(self._rollout_file(model, signed.targets[path]), document)
+            self._folder.write(self._rollout_file(model, signed.targets[path]), document)
             self._next(_ROLLOUTS, signed, [rollouts], now)
 
     def set_deployments(self, model: str, document: bytes, *, rollouts: Signer) -> None:
@@ -309,7 +309,7 @@ class Repository:
         path = self._folder.statements / check_name("model", model)
         with self._folder.locked():
             self._check_key("targets", _ROLLOUTS, rollouts)
-            write(path, codec.encode(seal("deployments", document, rollouts)))
+            self._folder.write(path, codec.encode(seal("deployments", document, rollouts)))
 
     def set_device_settings(self, documents: Mapping[str, bytes], *, rollouts: Signer) -> dict[str, bytes]:
         """Sign the settings of some nodes, by name, and return them in their envelopes.
@@ -324,13 +324,13 @@ class Repository:
             self._check_key("targets", _ROLLOUTS, rollouts)
             found = {node: codec.encode(seal("settings", document, rollouts)) for node, document in documents.items()}
             for node, envelope in found.items():
-                write(paths[node], envelope)
+                self._folder.write(paths[node], envelope)
             return found
 
     def remove_device_settings(self, node: str) -> None:
         """Forget the settings of a node."""
         with self._folder.locked():
-            (self._folder.settings / check_name("node", node)).unlink(missing_ok=True)
+            self._folder.remove(self._folder.settings / check_name("node", node))
 
     def renew_rollouts(self, *, rollouts: Signer, now: datetime) -> bool:
         """Sign the rollouts role again before it expires; its key is online, and it lasts a week."""
@@ -382,17 +382,19 @@ class Repository:
             listed = {target.hashes["sha256"] for target in self._folder.newest(_ROLLOUTS, Targets).signed.targets.values()}
             for path in self._folder.documents.glob(rollout_path("*/*")):
                 if path.name not in listed:
-                    path.unlink(missing_ok=True)
+                    self._folder.remove(path)
             return True
 
     def trust_bundle(self) -> TrustBundle:
         """Return the bundle that is retained on `trust`, as of the last refresh."""
         with self._folder.locked():
             current = self._folder.current()
-            roles = {name: self._folder.path(name, current[name]).read_bytes() for name in ("timestamp", "snapshot", "targets", _ROLLOUTS)}
+            roles = {
+                name: self._folder.read(self._folder.path(name, current[name])) for name in ("timestamp", "snapshot", "targets", _ROLLOUTS)
+            }
             listed = parsed(roles[_ROLLOUTS]).signed.targets
             models = {path.removeprefix(rollout_path("")): target for path, target in sorted(listed.items())}
-            documents = tuple(RolloutBytes(model, self._rollout_file(model, target).read_bytes()) for model, target in models.items())
+            documents = tuple(RolloutBytes(model, self._folder.read(self._rollout_file(model, target))) for model, target in models.items())
             roots = tuple(self.root(version) for version in range(1, current["root"] + 1))
             return TrustBundle(roots=roots, documents=documents, **roles)
 
@@ -400,7 +402,7 @@ class Repository:
         """Return the document that is retained on `trust/roles`, as of the last refresh; `trust/time` holds its timestamp."""
         with self._folder.locked():
             current = self._folder.current()
-            roles = {name: self._folder.path(name, current[name]).read_bytes() for name in ("timestamp", "snapshot", "targets")}
+            roles = {name: self._folder.read(self._folder.path(name, current[name])) for name in ("timestamp", "snapshot", "targets")}
             return TrustRoles(roots=tuple(self.root(version) for version in range(1, current["root"] + 1)), **roles)
 
     def model_bundle(self, model: str, versions: Sequence[str]) -> ModelBundle:
@@ -415,10 +417,10 @@ class Repository:
             current = self._folder.current().get(role_name(model))
             if current is None or current <= self._removed_at(model):
                 raise Refused(Code.RELEASE_UNKNOWN, f"model {model!r} has no release yet")
-            role = self._folder.path(role_name(model), current).read_bytes()
+            role = self._folder.read(self._folder.path(role_name(model), current))
             listed = _versions(model, parsed(role).signed)
             documents = tuple(
-                ManifestBytes(version, (self._folder.documents / target_path(model, version)).read_bytes())
+                ManifestBytes(version, self._folder.read(self._folder.documents / target_path(model, version)))
                 for version in dict.fromkeys(versions)
                 if version in listed
             )
@@ -478,7 +480,7 @@ class Repository:
         metadata: Metadata[Any] = Metadata(signed)
         for signer in {signer.public_key.keyid: signer for signer in signers}.values():
             add_signature(metadata, signer)
-        write(self._folder.path(role, signed.version), metadata.to_bytes())
+        self._folder.write(self._folder.path(role, signed.version), metadata.to_bytes())
 
     def _check_key(self, delegator: Literal["root", "targets"], role: str, signer: Signer) -> None:
         keyids = self._delegator(delegator).get_delegated_role(role).keyids

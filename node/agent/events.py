@@ -61,7 +61,15 @@ class EndpointAnswered:
     error: FleetcastError | None
 
 
-LocalEvent = TransferEnded | TransferStalled | WorkerReady | WorkerGone | EndpointAnswered | LabelsReported  # from a part of this agent
+@dataclass(frozen=True, slots=True)
+class ConnectionOpened:
+    """Report how an attempt to reach the broker ended; without a failure the broker's answer follows."""
+
+    failure: str
+
+
+# From a part of this agent.
+LocalEvent = TransferEnded | TransferStalled | WorkerReady | WorkerGone | EndpointAnswered | LabelsReported | ConnectionOpened
 Incoming = LinkEvent | LocalEvent  # in the inbox, before messages are parsed
 Event = ConnectionEvent | DocumentEvent | LocalEvent  # handled one at a time
 Parsed = Event | BlockArrived  # blocks are handled in batches

@@ -10,8 +10,8 @@ def listen_of(settings: NodeSettings) -> Listen:
     """Return where local programs ask."""
     return Listen(
         host=settings.host,
-        port=settings.port,
-        uds=settings.socket,
+        port=settings.port if settings.tcp else None,
+        uds=settings.unix_socket,
         fd=_inherited_socket(),
         grpc_port=settings.grpc_port,
         allowed_hosts=settings.allowed_hosts,

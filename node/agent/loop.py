@@ -7,13 +7,11 @@ import queue
 import threading
 from collections.abc import Callable
 from random import Random
-from typing import Literal, ParamSpec, assert_never
+from typing import ParamSpec, assert_never
 
 import structlog
 
-from fleetcast.backoff import LASTING_SECONDS, SHORT_CONNECTIONS_MIN, Backoff, Reconnection
 from fleetcast.mqtt_connection import (
-    CONNACK_SECONDS,
     BoundedClient,
     Cleared,
     Connected,
@@ -29,18 +27,31 @@ from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.slots import Slots
 from node.agent.activation.staging import expect
+from node.agent.connecting import Connecting, in_thread
 from node.agent.delivery.block_sources import BlockSources
 from node.agent.delivery.byte_quota import ByteQuota
 from node.agent.delivery.transfers import Delivery
 from node.agent.enrol.certificate_renewal import Renewing
-from node.agent.events import EndpointAnswered, Event, Incoming, LocalEvent, Parsed, TransferEnded, TransferStalled, WorkerGone, WorkerReady
+from node.agent.events import (
+    ConnectionOpened,
+    EndpointAnswered,
+    Event,
+    Incoming,
+    LocalEvent,
+    Parsed,
+    TransferEnded,
+    TransferStalled,
+    WorkerGone,
+    WorkerReady,
+)
+from node.agent.inbox import Inbox
 from node.agent.listen_socket import listen_of
 from node.agent.reports.agent_status import StatusWriter
 from node.agent.reports.reporter import Reporter
 from node.agent.reports.standing_findings import StandingFindings
 from node.agent.reports.state_reports import StateReports
 from node.agent.storage.disk_trouble import DiskTrouble
-from node.agent.storage.store_rebuild import Traces, rebuild
+from node.agent.storage.store_rebuild import Traces, contradiction_of, rebuild
 from node.agent.telemetry.served_requests import ServedRequests
 from node.agent.telemetry.windows import Telemetry
 from node.agent.trust.device_settings import HubSettings
@@ -62,7 +73,7 @@ from node.broker.mqtt import (
     TrustArrived,
 )
 from node.core.settings.effective_settings import EffectiveSettings
-from node.core.trust.clock import MonotonicClock, MonotonicSeconds, SignedClock, WallClock, trusted_now
+from node.core.trust.clock import MonotonicClock, MonotonicSeconds, SignedClock, WallClock
 from node.host.service_manager import Notify
 from node.host.site_parameters import Overrides
 from node.runtimes import probe
@@ -83,7 +94,6 @@ P = ParamSpec("P")
 
 TURN_SECONDS = 0.2  # how long the loop sleeps when nothing happens
 BATCH_EVENTS = 64  # events taken in one turn, so that blocks are written and synced together
-RETRY = Backoff(0.5, 120.0)
 
 
 class Agent:
@@ -100,14 +110,14 @@ class Agent:
         wall: WallClock,
         monotonic: MonotonicClock,
         rng: Random,
-        inbox: queue.Queue[Incoming] | None = None,
+        inbox: Inbox | None = None,
         make_client: MakeClient = BoundedClient,
         make_server: MakeServer = Server,
     ) -> None:
         clock, machine = SignedClock(), wall
         wall = clock.over(machine, monotonic)
         self._settings, self._wall, self._monotonic, self._rng = settings, wall, monotonic, rng
-        self._inbox: queue.Queue[Incoming] = inbox if inbox is not None else queue.Queue()
+        self._inbox = inbox if inbox is not None else Inbox()
         self._sampling = Random(rng.getrandbits(64))  # used by the serving thread alone
         self._make_client, self._make_server = make_client, make_server
         self._open_disk(pinned_root)
@@ -116,10 +126,7 @@ class Agent:
         self._make_delivery()
         self._make_activation()
         self._make_reports()
-        self._session = 0
-        self._session_of: Literal["unknown", "another", "us"] = "unknown"  # the process that the broker keeps its session for
         self._online = False
-        self._again = Reconnection(RETRY)
         self._pause: Callable[[float], object] = lambda seconds: None
 
     def _open_disk(self, pinned_root: bytes) -> None:
@@ -134,6 +141,8 @@ class Agent:
         self._manifests = Manifests(self._artifacts, self._profile, unloadable=unloadable)
         self._trust = Trust(settings.data / "trust", pinned_root)
         self._sideload = Sideload(settings.data / "carried")
+        if contradiction := contradiction_of(self._store.slots(), self._artifacts):
+            self._store.begin_anew(contradiction)
         if self._store.is_new:
             rebuild(self._store, self._artifacts, self._manifests, Traces.of(settings, self._trust), now=int(self._wall()))
 
@@ -150,6 +159,9 @@ class Agent:
             moved=lambda broker: self._link.move(broker),  # noqa: PLW0108  # link and trust state come after
             take_trust=lambda bundle: self._trust_state.take_trust(bundle),  # noqa: PLW0108
         )
+        self._connecting = Connecting(
+            node=settings.id, store=self._store, wall=self._wall, monotonic=monotonic, rng=self._rng, post=self._inbox.put
+        )
         tls = TlsFiles(settings.tls_ca, settings.tls_certificate, settings.tls_key) if settings.tls_ca else None
         self._link = NodeLink(
             settings.broker,
@@ -157,7 +169,7 @@ class Agent:
             node=settings.id,
             inbox=self._inbox,
             tls=tls,
-            now=self._trusted_now,
+            now=self._connecting.now,
             make_client=self._make_client,
             process=f"{self._rng.getrandbits(64):016x}",
         )
@@ -268,6 +280,7 @@ class Agent:
             settings=settings,
             post=self._inbox.put,
             report=self._reporter.report,
+            refused=self._reporter.refusal,
             serving_changed=self._served.serving_changed,
             carriage_of=self._trust_state.carriage_of,
             may_activate=self._trust_state.may_activate,
@@ -288,7 +301,7 @@ class Agent:
             identity=lambda: self._renewing.identity,
             profile=lambda: self._profile,
             in_force=lambda: self._hub_settings.in_force,
-            session=lambda: self._session,
+            session=lambda: self._connecting.session,
             wall=self._wall,
         )
         self._status_writer = StatusWriter(
@@ -306,7 +319,7 @@ class Agent:
             notify=Notify(),
         )
         self._reporter.on_refusal = self._status_writer.trouble
-        self._disk = DiskTrouble(self._store, self._status_writer, self._monotonic)
+        self._disk = DiskTrouble(self._store, self._status_writer, self._findings, self._monotonic, refused=self._reporter.refusal)
 
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set.
@@ -315,6 +328,7 @@ class Agent:
             Refused: the local port is taken; STORE_DAMAGED: the next start goes on with what else is on the disk.
         """
         self._pause = stop.wait
+        self._connecting.apart = in_thread
         self._listen()
         try:
             self._begin()
@@ -355,10 +369,14 @@ class Agent:
             raise self._disk.damage
 
     def _turn(self) -> None:
+        self._disk.tick()
         if self._store.stuck:
             self._guarded(self._disk.write_down)
-        elif not self._online and float(self._monotonic()) >= self._again.due_at:
-            self._guarded(self._connect)
+            if not self._store.stuck and self._online:
+                self._connecting.begin_anew()
+                self._link.close()  # Nothing was subscribed to: the next connection does.
+        if not self._online and self._connecting.is_due:
+            self._guarded(self._connecting.begin, self._link, alone=bool(self._store.stuck))
         events = [*self._disk.again(), *self._take_events()]
         blocks: list[BlockArrived] = []
         for event in events:
@@ -404,10 +422,16 @@ class Agent:
         return True
 
     def _take_events(self) -> list[Parsed]:
+        """Return what a turn handles: at most one document, for each may take the time of many signatures."""
         found: list[Parsed] = []
+        for message in self._inbox.let_go():
+            self._link.ack(message)
+        if dropped := self._inbox.dropped():
+            log.warning("inbox.flooded", dropped=dropped)
+            self._status_writer.trouble(f"the broker sends more than this node can read: {dropped} messages were dropped")
         try:
             found.append(self._parse(self._inbox.get(timeout=0 if self._delivery.busy else TURN_SECONDS)))
-            while len(found) < BATCH_EVENTS:
+            while len(found) < BATCH_EVENTS and not isinstance(found[-1], DocumentEvent):
                 found.append(self._parse(self._inbox.get_nowait()))
         except queue.Empty:
             pass
@@ -424,7 +448,9 @@ class Agent:
             self._parameters.check_models(self._trust_state.known_models() | self._store.slots().keys())
         self._slots.tick(self._wall())
         if self._store.stuck:
-            return  # what is counted waits for the disk; nothing may leave, arrive or be renewed that would not be durable
+            if self._online:
+                self._state_reports.tick(now)
+            return  # what is counted waits for the disk; nothing else may leave, arrive or be renewed that would not be durable
         self._renewing.tick(online=self._online)
         self._trust_state.look_at_clock(now)
         self._trust_state.look_at_deadlines(now)
@@ -499,63 +525,38 @@ class Agent:
                 self._slots.endpoint_answered(event)
             case LabelsReported():
                 self._telemetry.labels.reported(event)
+            case ConnectionOpened(failure):
+                if reason := self._connecting.opened(failure, online=self._online):
+                    self._status_writer.disconnected(reason)
             case _:
                 assert_never(event)
 
     # The connection
 
-    def _connect(self) -> None:
-        self._again.attempted(float(self._monotonic()), self._rng.random())
-        self._session = self._store.next("session")
-        try:
-            self._link.open(session=self._session, at=int(self._wall()), clean=self._session_of == "another")
-            self._again.answering(float(self._monotonic()), CONNACK_SECONDS)
-        except Unreachable as error:
-            self._session_of = "us" if self._session_of == "us" else "unknown"  # nobody knows what it remembers when it is back
-            log.warning("broker.unreachable", reason=str(error), again_seconds=round(self._again.due_at - float(self._monotonic()), 1))
-            self._status_writer.disconnected(str(error))
-
     def _connected(self, event: Connected) -> None:
-        log.info("broker.connected", session_present=event.session_present, session=self._session)
-        if event.session_present and self._session_of == "unknown":
-            # The session is an earlier process's memory: this process would never hear what that one acknowledged. The session proves
-            # that the broker forgot nothing, and is then ended: some brokers give what they retain to no subscription that they know.
-            self._session_of = "another"
-            self._again.released()
+        found = self._connecting.accepted(event)
+        if found == "another's":
             self._link.close()
             return
-        forgot = not event.session_present and self._session_of != "another"
-        self._session_of = "us"
         self._online = True
-        self._again.accepted(float(self._monotonic()))
         self._status_writer.connected()
         self._state_reports.connected()
-        self._reporter.connected(session_present=not forgot)
+        if self._store.stuck:
+            return  # The hub hears how this node is; what arrived could not be kept.
+        self._reporter.connected(session_present=found == "remembers")
         # Said each time: an earlier connection may have broken before its SUBSCRIBE arrived, and left a session that hears nothing.
         self._link.subscribe_settings(only_if_new=event.session_present)
         self._trust_state.connected(session_present=event.session_present)
         self._delivery.connected(session_present=event.session_present, now=self._monotonic())
 
     def _disconnected(self, event: Disconnected) -> None:
-        wait = self._again.ended(float(self._monotonic()), self._rng.random(), taken_over=event.taken_over)
-        log.warning("broker.disconnected", reason=event.reason, again_seconds=round(wait, 1))
-        reason = event.reason
+        reason = self._connecting.ended(event)
         if event.taken_over:
-            reason = f"{event.reason}: another device has connected as {self._settings.id!r}; the next attempt is in {wait:.0f} s"
-            self._session_of = "another"  # It acknowledges what is meant for us: the broker's session is no memory of this process.
             self._reporter.refusal(Refused(Code.NODE_DUPLICATE, reason), "")
-        elif self._again.short_in_a_row >= SHORT_CONNECTIONS_MIN:
-            reason = (
-                f"{event.reason}: {self._again.short_in_a_row} connections in a row lasted less than {LASTING_SECONDS:.0f} s;"
-                f" the link is bad, or another device connects as {self._settings.id!r}"
-            )
         self._online = False
-        self._status_writer.disconnected(reason, short_connections=self._again.short_in_a_row)
+        self._status_writer.disconnected(reason, short_connections=self._connecting.again.short_in_a_row)
         self._trust_state.disconnected()
         self._delivery.disconnected()
-
-    def _trusted_now(self) -> float:
-        return trusted_now(int(self._wall()), self._store.fact("clock_floor"))
 
     def leave(self) -> None:
         """Write down what is counted, and tell the broker that this node leaves."""

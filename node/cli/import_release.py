@@ -27,7 +27,7 @@ def import_(path: Path, parcel: Path, as_json: bool) -> None:
         --settings /etc/fleetcast/node.toml
     """
     settings = load(path)
-    found = Sideload(settings.data / "carried").unpack(parcel, fleet=settings.fleet)
+    found = Sideload(settings.data / "carried").unpack(parcel, fleet=settings.fleet, bytes_max=settings.disk_bytes_max)
     if found.node is not None and found.node != settings.id:
         click.echo(f"warning: {parcel} was made for node {found.node}; this is {settings.id}, which may lack other blocks", err=True)
     row = {"model": found.model, "version": found.version, "release": found.release.hex(), "blocks": found.blocks, "bytes": found.bytes}

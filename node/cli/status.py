@@ -205,7 +205,7 @@ def _model(slot: ModelSlot, counted: ByteUsage, reason: str, reported: Any, work
 
 def _damage(reported: Any) -> str:
     """Return the code of a release whose files are damaged: a slot itself does not know it."""
-    return reported.code if reported and reported.code == Code.ARTIFACT_DIGEST else ""
+    return reported.code if reported and reported.code == Code.DISK_DAMAGED else ""
 
 
 def _remembered(data: Path) -> Remembered:

@@ -60,9 +60,8 @@ class Enrolment:
             Refused: the folder cannot be written.
         """
         try:
-            if not self._data.exists():
-                self._data.mkdir(mode=0o700, parents=True)
-            self._folder.mkdir(mode=0o700, exist_ok=True)
+            durable.make_folder(self._data, mode=0o700, parents=True)
+            durable.make_folder(self._folder, mode=0o700)
             lock = (self._folder / "lock").open("ab")
         except OSError as error:
             raise Refused(Code.SETTINGS_INVALID, f"{self._folder}: {error.strerror}") from None
@@ -142,7 +141,7 @@ def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         Refused: DISK_FULL or SETTINGS_INVALID when it cannot be written.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.make_folder(path.parent, mode=0o700, parents=True)
         durable.write(path, data, mode=mode)
     except OSError as error:
         raise Refused(disk_room.code_of(error, Code.SETTINGS_INVALID), f"{path} could not be written: {error.strerror}") from None

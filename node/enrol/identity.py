@@ -35,7 +35,7 @@ class Identity:
             Refused: what stands there is no such key.
         """
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            durable.make_folder(path.parent, parents=True)
             made = ec.generate_private_key(ec.SECP256R1())
             pem = made.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
             with contextlib.suppress(FileExistsError):  # When two processes make the key at once, the second takes the first one's.

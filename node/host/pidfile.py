@@ -15,7 +15,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from fleetcast import durable
-from fleetcast.disk_room import FULL_OR_READ_ONLY
+from fleetcast.disk_room import FULL_OR_READ_ONLY, NOT_WRITABLE
 from fleetcast.private_files import close_to_others
 from node.core.doctor.agent_health import AgentStatus, superseded
 from schemas.errors import Code, Refused
@@ -37,7 +37,7 @@ def alone(folder: Path) -> Iterator[None]:
     """
     path = folder / LOCK_NAME
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # keys, and counts of what models were asked
+        durable.make_folder(folder, mode=0o700, parents=True)  # keys, and counts of what models were asked
         descriptor = _opened(path)
     except OSError as error:
         code = Code.DISK_FULL if error.errno in FULL_OR_READ_ONLY else Code.SETTINGS_INVALID
@@ -62,7 +62,8 @@ def is_locked(folder: Path) -> bool:
         PermissionError: the lock is not ours to look at.
     """
     try:
-        descriptor = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+        path = folder / LOCK_NAME
+        descriptor = os.open(path if path.exists() else folder, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:
@@ -78,9 +79,10 @@ def _opened(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        if error.errno not in FULL_OR_READ_ONLY or not path.exists():
+        if error.errno not in NOT_WRITABLE:
             raise
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # The disk cannot be written; a lock is no writing.
+        # The disk cannot be written; a lock is no writing. Where nobody has run yet, as on a copied disk, the folder itself is locked.
+        return os.open(path if path.exists() else path.parent, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _locked(descriptor: int) -> bool:

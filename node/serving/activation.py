@@ -123,7 +123,7 @@ async def check_files(staged: Staged) -> None:
     """Compare the files on disk with the manifest, in a thread, right before they are loaded.
 
     Raises:
-        Refused: ARTIFACT_DIGEST, where one is missing, cannot be read or differs.
+        Refused: DISK_DAMAGED, where one is missing, cannot be read or differs.
     """
     if staged.check is None:
         return

@@ -17,6 +17,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from node.core.inference.tensors import Buffer
+from node.serving.connection_limits import ANSWERING, IDLE, WAITING, ConnectionLimits
 from node.workers.gathered_write import write_gathered
 from schemas.limits import KIB
 
@@ -45,6 +46,8 @@ class Cycle(RequestResponseCycle):
         super().__init__(**fields)
         self._pieces: list[bytes] = []  # What came of the body since it was last asked for.
         self.body_bytes = 0
+        self.held_bytes = 0  # An answer that waits until the one before it was read.
+        self.limits: ConnectionLimits | None = None
         self._asked = False
 
     def add(self, piece: bytes) -> int:
@@ -76,7 +79,11 @@ class Cycle(RequestResponseCycle):
     async def answer(self, status: int, headers: Sequence[Header], body: Sequence[Buffer]) -> None:
         """Do what `send` does with a head and a body that are known, at once."""
         if self.flow.write_paused:
+            self.held_bytes = sum(len(part) for part in body)
+            if self.limits is not None:
+                self.limits.check()
             await self.flow.drain()
+            self.held_bytes = 0
         if self.disconnected:
             return
         self.response_started = self.response_complete = True
@@ -111,14 +118,49 @@ class Connection(HttpToolsProtocol):
     _known: _Head | None = None
     _answering: RequestResponseCycle | None = None  # `cycle` is the newest request's, which may have to wait
 
+    def __init__(self, *arguments: Any, limits: ConnectionLimits | None = None, **fields: Any) -> None:
+        super().__init__(*arguments, **fields)
+        self._limits = limits if limits is not None else ConnectionLimits()
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Hear from asyncio: somebody connected, and has as long to ask as between two requests."""
         super().connection_made(transport)
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        if not self._limits.opened(self):
+            self._refuse(503, "too many connections, and all of them are being answered")
+
+    @property
+    def rank(self) -> int:
+        """Return how much would be lost with this connection (`connection_limits.Bounded`)."""
+        if self._unfinished or self.flow.write_paused:
+            return WAITING
+        now = self._answering
+        return IDLE if now is None or now.response_complete else ANSWERING
+
+    @property
+    def unread_bytes(self) -> int:
+        """Return how many bytes of answers wait for this client to read."""
+        held = self._answering.held_bytes if isinstance(self._answering, Cycle) else 0
+        return int(self.transport.get_write_buffer_size()) + held
+
+    def end(self) -> None:
+        """Close it at once, whatever waits in it."""
+        self.transport.abort()
+
+    def pause_writing(self) -> None:
+        """Hear from asyncio: the client does not read as fast as it is answered."""
+        super().pause_writing()
+        self._limits.stalled(self)
+
+    def resume_writing(self) -> None:
+        """Hear from asyncio: the client has read."""
+        super().resume_writing()
+        self._limits.flowing(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Hear from asyncio: somebody went, however it was. What is being answered hears of it, also if more was asked since."""
         self._unset_keepalive_if_required()
+        self._limits.closed(self)
         if self._answering is not None and not self._answering.response_complete:
             self._answering.disconnected = True
             self._answering.message_event.set()
@@ -189,6 +231,9 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()  # not before: a client that sends a head drop by drop has no more time than one that sends none
         url = httptools.parse_url(self.url)
         path = url.path.decode("ascii")
+        if url.host is not None:  # A target with a host is what counts, whatever `Host` says (RFC 9112, 3.2.2).
+            named = url.host if url.port is None else b"%s:%d" % (url.host, url.port)
+            self.headers[:] = [(name, named if name == b"host" else value) for name, value in self.headers]
         version = self.parser.get_http_version()
         self.scope["method"] = self.parser.get_method().decode("ascii")
         self.scope["http_version"] = version
@@ -257,6 +302,8 @@ class Connection(HttpToolsProtocol):
             keep_alive=keep_alive,
             on_response=self.on_response_complete,
         )
+        cycle.limits = self._limits
+        self._limits.used(self)
         self.scope["extensions"] = {WHOLE: cycle}  # type: ignore[dict-item]  # ASGI has no word for what is no JSON
         if former is None or former.response_complete:
             self._start_asgi_task(cycle, self.app)
@@ -293,9 +340,9 @@ class Connection(HttpToolsProtocol):
             else:
                 return
 
-    def _refuse(self, status: int) -> None:
+    def _refuse(self, status: int, why: str | None = None) -> None:
         """Take no more, and say why behind the answers to what came before: ahead of one, or in it, it would be taken for that."""
-        self._refusal = _refusal(status)
+        self._refusal = _refusal(status, why)
         if self._unfinished and self.cycle.response_started:  # its answer has come, or is coming
             self._refusal = b""
         elif self._unfinished:  # this is its answer
@@ -314,8 +361,8 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
-def _refusal(status: int) -> bytes:
+def _refusal(status: int, why: str | None) -> bytes:
     sentences = {431: f"the head of the request is larger than {HEAD_BYTES_MAX} bytes", 503: "too many requests at once on one connection"}
-    body = b'{"error": "%s"}' % sentences.get(status, "this is no HTTP/1.1 request").encode()
+    body = b'{"error": "%s"}' % (why or sentences.get(status, "this is no HTTP/1.1 request")).encode()
     head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
     return STATUS_LINE[status] + head + body

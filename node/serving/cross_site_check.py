@@ -1,8 +1,9 @@
 """Refuse requests that a web page of another site could have sent through a browser on this device or its network. Knows no model.
 
-A page may send a "simple" request anywhere, though it cannot read the answer: so a foreign `Origin` is refused, and so is a body of a type
-that a form can have. By DNS rebinding a page can have its own name lead here, and then read answers: so `Host` is to be a name of this
-device. An address is no name that anybody could rebind, and no browser reaches a Unix socket.
+A page may send a "simple" request anywhere, though it cannot read the answer: so a foreign `Origin` is refused, and so is a body of any
+type but those that models are asked with, which forms cannot have. Where a browser says that another site asks (`Sec-Fetch-Site`), only
+a link that a person follows is answered. By DNS rebinding a page can have its own name lead here, and then read answers: so `Host` is to
+be a name of this device. An address is no name that anybody could rebind, and no browser reaches a Unix socket.
 """
 
 import socket
@@ -14,10 +15,13 @@ from starlette.types import Scope
 
 from schemas.errors import Code, Refused
 
-FORM_TYPES: Final = frozenset({b"text/plain", b"application/x-www-form-urlencoded", b"multipart/form-data"})  # Fetch, 2.2.2
+BODY_TYPES: Final = frozenset(
+    {b"application/json", b"application/octet-stream"}
+)  # A page sends neither without asking first (Fetch, 2.2.2)
 OTHER_SITES: Final = frozenset(
     {b"cross-site", b"same-site"}
 )  # Values of Sec-Fetch-Site; another port or name of this site is another program
+NAVIGATE: Final = b"navigate"  # Sec-Fetch-Mode of a link that a person follows: its page cannot read what is shown.
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 KNOWN_MAX: Final = 64  # values of Host that were looked at and taken
 ANY: Final = "*"
@@ -29,7 +33,8 @@ class Foreign:
 
     def __init__(self, *, host: str = "", hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> None:
         name = socket.gethostname().lower()
-        self._hosts = {"localhost", name, f"{name}.local", host.lower(), *(one.lower().rstrip(".") for one in hosts)}
+        named = {"localhost", name, f"{name}.local", host.lower(), *(one.lower().rstrip(".") for one in hosts)}
+        self._hosts = named - {""}  # A request for no host is for none of ours.
         self.origins = frozenset(one.lower() for one in origins)
         self._known: set[bytes] = set()
 
@@ -39,30 +44,31 @@ class Foreign:
         Raises:
             Refused: REQUEST_FOREIGN, REQUEST_CONTENT_TYPE, or REQUEST_INVALID where it does not name its host once.
         """
-        host = origin = site = content = None
+        host = origin = site = mode = None
+        contents = []
         for name, value in scope["headers"]:
             if name == b"host":
                 if host is not None:
                     raise Refused(Code.REQUEST_INVALID, "the request has two Host fields: it names its host once")
                 host = value
             elif name == b"origin":
+                if origin is not None:
+                    raise Refused(Code.REQUEST_FOREIGN, "the request has two Origin fields, which no web page sends")
                 origin = value
             elif name == b"content-type":
-                content = value
+                contents.append(value)
             elif name == b"sec-fetch-site":
                 site = value
+            elif name == b"sec-fetch-mode":
+                mode = value
         if host not in self._known:
             self._check_host(host, scope)
         if origin is not None:
             self._check_origin(origin, host)
-        elif site in OTHER_SITES and scope["method"] not in SAFE:
+        elif site in OTHER_SITES and (scope["method"] not in SAFE or mode != NAVIGATE):
             raise Refused(Code.REQUEST_FOREIGN, "the request comes from a web page of another site (Sec-Fetch-Site)")
-        if content is not None and scope["method"] not in SAFE and content.partition(b";")[0].strip().lower() in FORM_TYPES:
-            raise Refused(
-                Code.REQUEST_CONTENT_TYPE,
-                f"Content-Type is {_shown(content)}, which any web page may send: say application/json, or application/octet-stream for "
-                "binary tensors (curl -H 'content-type: application/json')",
-            )
+        if contents and scope["method"] not in SAFE:
+            _check_types(contents)
 
     def _check_host(self, host: bytes | None, scope: Scope) -> None:
         if scope.get("server") is None or scope["server"][1] is None:
@@ -88,6 +94,23 @@ class Foreign:
         raise Refused(
             Code.REQUEST_FOREIGN,
             f"the request comes from a web page of {_shown(origin)}: list it in `allowed_origins`, if it is to ask",
+        )
+
+
+def _check_types(contents: list[bytes]) -> None:
+    """Let the type of a body pass.
+
+    Raises:
+        Refused: REQUEST_CONTENT_TYPE.
+    """
+    for content in contents:
+        kind = content.partition(b";")[0].strip().lower()
+        if kind in BODY_TYPES or (kind.startswith(b"application/") and kind.endswith(b"+json")):
+            continue
+        raise Refused(
+            Code.REQUEST_CONTENT_TYPE,
+            f"Content-Type is {_shown(content)}: say application/json, or application/octet-stream for binary tensors "
+            "(curl -H 'content-type: application/json')",
         )
 
 

@@ -30,7 +30,10 @@ log = structlog.get_logger(__name__)
 MESSAGE_BYTES_MAX: Final = 16 * MIB
 REQUESTS_MAX: Final = 16  # at once: each holds a thread, and a message of any size
 ANSWER_SECONDS_MAX: Final = 3600.0  # the pool has its own bounds; this one only ends a thread that waits for a loop that is gone
-STOP_SECONDS_MAX: Final = 15.0
+STOP_SECONDS_MAX: Final = 5.0
+CONNECTIONS_MAX: Final = 128  # One more is closed: gRPC can end idle connections after a time, and not to make room.
+IDLE_SECONDS_MAX: Final = 60  # without a call
+HANDSHAKE_SECONDS_MAX: Final = 5  # until a connection speaks HTTP/2
 STATUS: Final = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     404: grpc.StatusCode.NOT_FOUND,
@@ -57,7 +60,13 @@ class GrpcServer:
     def __init__(self, pool: WorkerPool, observing: Observing, loop: asyncio.AbstractEventLoop, *, node: str) -> None:
         self._pool, self._observing, self._loop, self._node = pool, observing, loop, node
         self._messages = message_classes()
-        options = [("grpc.max_receive_message_length", MESSAGE_BYTES_MAX), ("grpc.so_reuseport", 0)]
+        options = [
+            ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX),
+            ("grpc.max_connection_idle_ms", IDLE_SECONDS_MAX * 1000),
+            ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS_MAX * 1000),
+        ]
         threads = ThreadPoolExecutor(REQUESTS_MAX, thread_name_prefix="grpc")
         self._server = grpc.server(threads, options=options, maximum_concurrent_rpcs=REQUESTS_MAX)
         calls: dict[str, Callable[[Any], Awaitable[Any]]] = {

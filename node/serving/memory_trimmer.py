@@ -13,15 +13,20 @@ class MemoryTrimmer:
 
     def __init__(self) -> None:
         self._due: asyncio.TimerHandle | None = None
+        self._again = False
 
     def noticed(self, size: int) -> None:
         """Take note of a request that, with its answer, had so many bytes."""
         if size < LARGE_BYTES:
             return
-        if self._due is not None:
-            self._due.cancel()
-        self._due = asyncio.get_running_loop().call_later(SECONDS, self._trim)
+        if self._due is None:
+            self._due = asyncio.get_running_loop().call_later(SECONDS, self._trim)
+        else:
+            self._again = True  # It is not put off: requests without a pause between them would keep their memory for good.
 
     def _trim(self) -> None:
-        self._due = None
-        asyncio.get_running_loop().run_in_executor(None, trim_memory)
+        loop = asyncio.get_running_loop()
+        self._due, again, self._again = None, self._again, False
+        if again:
+            self._due = loop.call_later(SECONDS, self._trim)
+        loop.run_in_executor(None, trim_memory)

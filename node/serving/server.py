@@ -13,6 +13,7 @@ import stat
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -25,6 +26,7 @@ from node.core.doctor.agent_health import AgentStatus
 from node.serving.accuracy_route import OnLabels
 from node.serving.activation import Activated, Prepared, Staged, StartWorker, activate, start
 from node.serving.connection import Connection
+from node.serving.connection_limits import ACCEPTED_AT_ONCE, ConnectionLimits
 from node.serving.cross_site_check import Foreign
 from node.serving.former_release import FormerRelease
 from node.serving.loaded_model import Coming, Observation, Stats
@@ -42,7 +44,7 @@ T = TypeVar("T")
 
 BACKLOG: Final = 2048  # connections that the kernel keeps while the agent is busy or restarts; the system's own limit may be lower
 KEEP_ALIVE_SECONDS: Final = 75  # longer than the pause of most polling clients, so that they seldom meet a closing connection
-STOP_SECONDS_MAX: Final = 15  # for requests that have begun
+STOP_SECONDS_MAX: Final = 5  # for requests that have begun: an agent ends within ten seconds
 CALL_SECONDS_MAX: Final = 30.0  # a call into the loop is a few dictionary operations; longer means it is stuck, which is our bug
 UDS_MODE: Final = 0o660  # the group that the integrator gives the folder may ask; nobody else
 
@@ -79,6 +81,15 @@ class _Preparation:
     release: Staged
     task: asyncio.Task[Activated]
     waiting: list[Callable[[Prepared | Refused], None]]
+
+
+class _Listening(uvicorn.Server):
+    """Accept few connections in a turn of the loop, so that their bound is kept, while the kernel keeps many that wait."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
 
 
 class Server:
@@ -142,7 +153,8 @@ class Server:
                 self._port = listener.getsockname()[1]
         config = uvicorn.Config(
             self._app,
-            http=Connection,
+            http=partial(Connection, limits=ConnectionLimits()),  # type: ignore[arg-type]  # what it calls to make one
+            backlog=ACCEPTED_AT_ONCE,  # asyncio's word for it too; `_Listening` gives the kernel its own
             loop="none",  # ours is made here
             lifespan="off",
             ws="none",
@@ -153,7 +165,7 @@ class Server:
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=STOP_SECONDS_MAX,
         )
-        self._http = uvicorn.Server(config)
+        self._http = _Listening(config)
         self._loop = asyncio.new_event_loop()
         try:
             self._start_grpc(self._loop)

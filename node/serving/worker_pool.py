@@ -412,7 +412,7 @@ class WorkerPool:
             except Refused as refusal:
                 if loaded.retired:
                     return
-                if refusal.code is Code.ARTIFACT_DIGEST and self.on_damage is not None:
+                if refusal.code is Code.DISK_DAMAGED and self.on_damage is not None:
                     loaded.deaths += 1  # so that the files are read ever more seldom until they are mended
                     self.on_damage(loaded.staged.model, loaded.staged.digest, refusal.reason)
                 else:

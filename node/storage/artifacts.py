@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from fleetcast import disk_room
+from fleetcast import disk_room, durable
 from schemas.errors import Code, Refused, mismatch
 from schemas.manifest import File
 from schemas.names import sha256
@@ -25,9 +25,15 @@ class Artifacts:
     """Keep a folder of releases: `<release digest>/<variant>/<file path>`."""
 
     def __init__(self, directory: Path) -> None:
+        """Make the folder, where there is none.
+
+        Raises:
+            Refused: DISK_FULL.
+        """
         self.directory = directory
         self._known: dict[str, Path] = {}  # looked up at every block; resolving takes a system call a level
-        directory.mkdir(parents=True, exist_ok=True)
+        with disk_room.refusing(f"no room on the disk for {directory}", errnos=disk_room.TAKES_NOTHING):
+            durable.make_folder(directory, parents=True)
 
     def relative(self, release: bytes, variant: str, file: File) -> str:
         """Return a file's path below the folder; the schema allows no path that leaves it."""
@@ -59,7 +65,7 @@ class Artifacts:
         for depth in range(len(below) + 1):
             here = self.directory.joinpath(*below[:depth])
             with self._room(here):
-                here.mkdir(exist_ok=True)
+                durable.make_folder(here)
 
     @contextlib.contextmanager
     def _room(self, path: Path) -> Iterator[None]:
@@ -91,14 +97,14 @@ class Artifacts:
         """Write blocks at their offsets.
 
         Raises:
-            Refused: the disk has no room, or is not there.
+            Refused: DISK_FULL: the disk has no room, or is not there; DISK_DAMAGED: the file is gone.
         """
         by_file: dict[str, list[tuple[int, bytes]]] = {}
         for relative, offset, data in writes:
             by_file.setdefault(relative, []).append((offset, data))
         for relative, parts in by_file.items():
             path = self.path(relative)
-            with self._room(path):
+            with _damage(relative, (FileNotFoundError, IsADirectoryError)), self._room(path):
                 descriptor = os.open(path, os.O_WRONLY)
                 try:
                     for offset, data in parts:
@@ -124,13 +130,14 @@ class Artifacts:
         """Make the file durable and read it back whole.
 
         Raises:
-            Refused: its digest is not the manifest's.
+            Refused: ARTIFACT_DIGEST: its digest is not the manifest's; DISK_DAMAGED: it cannot be read.
         """
         hasher, path = hashlib.sha256(), self.path(relative)
-        with self._room(path), path.open("rb") as source:
+        with _damage(file.path), self._room(path), path.open("rb") as source:
             os.fsync(source.fileno())
             while chunk := source.read(READ_BYTES):
                 hasher.update(chunk)
+            durable.sync(path.parent)  # The file's name is durable with it.
         if hasher.digest() != file.digest:
             raise mismatch(Code.ARTIFACT_DIGEST, f"file {file.path}", expected=file.digest.hex(), actual=hasher.hexdigest())
 
@@ -138,19 +145,17 @@ class Artifacts:
         """Read files back and compare each with its manifest; yields between two reads, so that the caller may stop.
 
         Raises:
-            Refused: ARTIFACT_DIGEST, where one is missing, cannot be read or differs.
+            Refused: DISK_DAMAGED, where one is missing, cannot be read or differs: all were whole when they came.
         """
         for path, file in files:
             hasher = hashlib.sha256()
-            try:
-                with path.open("rb") as source:
-                    while chunk := source.read(READ_BYTES):
-                        hasher.update(chunk)
-                        yield
-            except OSError as error:
-                raise Refused(Code.ARTIFACT_DIGEST, f"file {file.path} cannot be read: {error.strerror or error}") from None
+            with _damage(file.path), path.open("rb") as source:
+                while chunk := source.read(READ_BYTES):
+                    hasher.update(chunk)
+                    yield
             if hasher.digest() != file.digest:
-                raise mismatch(Code.ARTIFACT_DIGEST, f"file {file.path}", expected=file.digest.hex(), actual=hasher.hexdigest())
+                what = f"file {file.path} on this device's disk"
+                raise mismatch(Code.DISK_DAMAGED, what, expected=file.digest.hex(), actual=hasher.hexdigest())
 
     def drop_unusable(self, relative: str) -> None:
         """Remove a file that cannot be opened to read and write, so that it can be fetched anew; any other is mended in place."""
@@ -221,6 +226,15 @@ class Artifacts:
         """Delete a release's folder."""
         shutil.rmtree(self.directory / release.hex(), ignore_errors=True)
         self._known.clear()
+
+
+@contextlib.contextmanager
+def _damage(name: str, kinds: tuple[type[OSError], ...] = (OSError,)) -> Iterator[None]:
+    """Refuse as damage of the disk what comes of a file that cannot be read, or is gone."""
+    try:
+        yield
+    except kinds as error:
+        raise Refused(Code.DISK_DAMAGED, f"file {name} cannot be read: {error.strerror or error}") from None
 
 
 def _pwrite(descriptor: int, data: bytes, offset: int) -> None:

@@ -1,6 +1,7 @@
 """Take releases that were carried here by hand: unpacked beside the artifacts, used as a broker's messages are, then removed."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -38,8 +39,8 @@ class Sideload:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def unpack(self, path: Path, *, fleet: str) -> Parcel:
-        """Check a parcel and unpack it; it is visible only when all of it is durable.
+    def unpack(self, path: Path, *, fleet: str, bytes_max: int | None = None) -> Parcel:
+        """Check a parcel and unpack it; it is visible only when all of it is durable. `bytes_max`: of all that is unpacked together.
 
         Raises:
             Refused: not a parcel of this fleet, damaged, or no room for it.
@@ -52,20 +53,49 @@ class Sideload:
             raise Refused(Code.SETTINGS_INVALID, f"{path} cannot be read: {error.strerror or error}") from error
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            for left in self.directory.glob(_PARTIAL + "*"):
-                shutil.rmtree(left, ignore_errors=True)
-            folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self.directory))
-            try:
+            self._clear()
+            self._check_quota(path, bytes_max)
+            with self._partial() as folder:
                 parcel = self._unpack_into(folder, path, fleet)
                 os.sync()  # once for thousands of small files
                 self._make_visible(folder, parcel)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
         except OSError as error:
             if error.errno in disk_room.FULL:
                 raise Refused(Code.DISK_FULL, f"no room in {self.directory} for {path}") from error
             raise Unreachable(f"{path}: {error.strerror or error}") from error
         return parcel
+
+    def _clear(self) -> None:
+        """Remove what processes that were killed have left; what another one is just writing is locked by it."""
+        for left in self.directory.glob(_PARTIAL + "*"):
+            with contextlib.suppress(OSError), _locked(left):
+                shutil.rmtree(left, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _partial(self) -> Iterator[Path]:
+        """Make a folder to unpack into, which no other process clears away."""
+        while True:
+            folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self.directory))
+            with contextlib.ExitStack() as stack:
+                try:
+                    stack.enter_context(_locked(folder))
+                except OSError:
+                    continue  # Another process has cleared it away before it was locked.
+                if not folder.exists():
+                    continue
+                try:
+                    yield folder
+                finally:
+                    shutil.rmtree(folder, ignore_errors=True)
+                return
+
+    def _check_quota(self, path: Path, bytes_max: int | None) -> None:
+        """Refuse what would take more than releases may; whatever is in a parcel, its file is no smaller than what it unpacks to."""
+        here = sum(file.stat().st_size for folder in self._folders() for file in folder.iterdir())
+        size = path.stat().st_size
+        if bytes_max is not None and here + size > bytes_max:
+            what = f"bytes of {path}, beside {here} that were carried here before"
+            raise mismatch(Code.DISK_QUOTA, what, expected=f"together at most {bytes_max} (`disk_bytes_max`)", actual=size)
 
     def _unpack_into(self, folder: Path, path: Path, fleet: str) -> Parcel:
         parcel: Parcel | None = None
@@ -144,3 +174,18 @@ class Sideload:
     def _folders(self) -> Iterator[Path]:
         if self.directory.is_dir():
             yield from (entry for entry in self.directory.iterdir() if len(entry.name) == 64 and not entry.name.startswith("."))
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, which ends with the process.
+
+    Raises:
+        OSError: it is gone, or another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)

@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+from fleetcast import durable
 from node.core.activation.lifecycle import ModelSlot, Move
 from node.core.telemetry.accuracy import KEPT_SECONDS, Declared, Known
 from node.core.telemetry.privacy_accountant import START, Entry, Witness
 from node.storage.rows import ByteUsage, ReportedCounts, StoredBlock, Waiting
-from node.storage.store_file import in_memory, opened, set_aside, trouble_of, writable, written_down
+from node.storage.store_check import damage_in
+from node.storage.store_file import Opened, anew, in_memory, opened, set_aside, trouble_of, writable, written_down
 from node.storage.tables import begin, read_as_todays
 from schemas.accuracy import Accuracy
 from schemas.deployments import Moved
@@ -45,7 +47,7 @@ class NodeStore:
         Raises:
             Refused: DISK_FULL or STORE_DAMAGED.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(path.parent, parents=True)
         self._path, self._db = path, writable(path, begin)
         self._day = -1  # the last that bytes were counted for
 
@@ -56,10 +58,21 @@ class NodeStore:
         Raises:
             Unreachable: somebody else has it locked.
         """
-        store, found = cls.__new__(cls), opened(path, begin)
-        store._path, store._db, store._day = path, found.db, -1
-        store.stuck, store.is_new, store.damage = found.stuck, found.is_new, found.damage
+        store = cls.__new__(cls)
+        store._path = path
+        store._take(opened(path, begin))
+        if damage := damage_in(store._db):
+            store.begin_anew(damage)
         return store
+
+    def _take(self, found: Opened) -> None:
+        self._db, self._day = found.db, -1
+        self.stuck, self.is_new, self.damage = found.stuck, found.is_new, found.damage
+
+    def begin_anew(self, damage: str) -> None:
+        """Set the file aside, because of what is in it, and begin a new one; where the disk takes nothing, in memory."""
+        self._db.close()
+        self._take(anew(self._path, begin, damage))
 
     def write_down(self) -> None:
         """Put what is in memory on the disk, which has room again.

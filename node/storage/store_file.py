@@ -4,7 +4,6 @@ A damaged file is moved aside and a new one begun. Where the disk takes nothing,
 it has; `written_down` puts it back on the disk once there is room. Knows no table.
 """
 
-import errno
 import os
 import shutil
 import sqlite3
@@ -17,7 +16,7 @@ from typing import Any, Final, Literal
 
 import structlog
 
-from fleetcast import disk_room
+from fleetcast import disk_room, durable
 from schemas.errors import Code, Refused, Unreachable
 
 log = structlog.get_logger()
@@ -27,7 +26,7 @@ DAMAGED_SUFFIX: Final = ".damaged"  # the newest damaged file alone is kept: a d
 MEMORY_DISK: Final = Path("/dev/shm")  # noqa: S108  # a copy in a folder of its own, which nobody else may enter
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _STUCK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
-_NO_ROOM = disk_room.FULL_OR_READ_ONLY | {errno.EIO}
+_NO_ROOM = disk_room.TAKES_NOTHING
 
 
 class Database(sqlite3.Connection):
@@ -66,7 +65,7 @@ def opened(path: Path, make: Make) -> Opened:
         Refused: SETTINGS_INVALID when this user may not read it.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(path.parent, parents=True)
         if path.is_dir():  # A folder in the file's place: a broken unpacking, or a mount that was meant for elsewhere.
             return _anew(path, make, "it is a folder")
         is_new = is_empty(path)
@@ -76,6 +75,11 @@ def opened(path: Path, make: Make) -> Opened:
         if kind is None:
             raise Unreachable(f"{path}: {error}") from None
         return _anew(path, make, str(error)) if kind == "damaged" else in_memory(path, make, str(error))
+
+
+def anew(path: Path, make: Make, damage: str) -> Opened:
+    """Set a file aside whose content makes no sense, and begin a new one."""
+    return _anew(path, make, damage)
 
 
 def is_empty(path: Path) -> bool:
@@ -197,7 +201,9 @@ def _full(error: BaseException) -> Refused:
 
 
 def _connected(name: str, *, is_uri: bool = False) -> Database:
-    return sqlite3.connect(name, isolation_level=None, check_same_thread=False, uri=is_uri, factory=Database)
+    db = sqlite3.connect(name, isolation_level=None, check_same_thread=False, uri=is_uri, factory=Database)
+    db.text_factory = lambda data: data.decode(errors="replace")  # Whether text is whole is for node/storage/store_check.py to say.
+    return db
 
 
 def _check(db: Database) -> None:

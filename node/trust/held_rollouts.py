@@ -44,7 +44,7 @@ class HeldRollouts:
         if not held and not known:
             return
         with disk_room.refusing(f"no room on the disk for {self._folder}", errnos=disk_room.FULL_OR_READ_ONLY):
-            self._folder.mkdir(exist_ok=True)
+            durable.make_folder(self._folder)
             for model, rollout in held.items():
                 raw = codec.encode(rollout)
                 if model not in known or known[model].read_bytes() != raw:

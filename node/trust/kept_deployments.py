@@ -75,7 +75,7 @@ class KeptDeployments:
 
     def _write(self, model: str, raw: bytes) -> None:
         with disk_room.refusing(f"no room on the disk for {self._folder}", errnos=disk_room.FULL_OR_READ_ONLY):
-            self._folder.mkdir(exist_ok=True)
+            durable.make_folder(self._folder)
             path = self._folder / model
             if not path.exists() and sum(1 for _ in self._folder.iterdir()) >= MODELS_MAX:
                 raise Refused(Code.SCHEMA_TOO_LARGE, f"deployments of {model}: statements about {MODELS_MAX} other models are kept already")

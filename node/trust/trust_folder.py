@@ -27,7 +27,7 @@ def opened_lock(lock: Path) -> BinaryIO:
     try:
         return lock.open("ab")
     except OSError as error:
-        if error.errno not in disk_room.FULL_OR_READ_ONLY or not lock.exists():
+        if error.errno not in disk_room.NOT_WRITABLE or not lock.exists():
             with room_in(lock):
                 raise
         return lock.open("rb")  # The disk cannot be written; a lock is no writing.
@@ -35,7 +35,7 @@ def opened_lock(lock: Path) -> BinaryIO:
 
 def room_in(path: Path) -> contextlib.AbstractContextManager[None]:
     """Turn a full disk, or one that cannot be written, into a refusal."""
-    return disk_room.refusing(f"no room on the disk for {path}", errnos=disk_room.FULL_OR_READ_ONLY)
+    return disk_room.refusing(f"no room on the disk for {path}", errnos=disk_room.NOT_WRITABLE)
 
 
 def read_bounded(path: Path, bytes_max: int) -> bytes | None:

@@ -24,7 +24,8 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from fleetcast import durable
 from node.core.trust.clock import floor_of, is_known, trusted_now
-from node.core.trust.unverified_metadata import check_serials, claimed_version, is_again
+from node.core.trust.unverified_metadata import check_cost, check_serials, claimed_version, is_again
+from node.trust.distinct_keys import check_distinct_keys
 from node.trust.held_rollouts import HeldRollouts
 from node.trust.kept_deployments import KeptDeployments
 from node.trust.refusals import OtherVersionError, as_refused
@@ -168,7 +169,7 @@ class Trust:
             root = Metadata[Root].from_bytes(pinned_root)
             root.signed.verify_delegate("root", root.signed_bytes, root.signatures)
         with room_in(directory):
-            directory.mkdir(parents=True, exist_ok=True)
+            durable.make_folder(directory, parents=True)
 
     def accept(self, bundle: TrustBundle, *, now: datetime) -> View:
         """Believe a bundle, if it is newer than or the same as what is believed.
@@ -330,6 +331,7 @@ class Trust:
                 if (scratch / f"{name}.json").read_bytes() != getattr(bundle, name):
                     raise Refused(Code.TRUST_MISMATCH, f"{name} has the version that is trusted already, and other content")
             roots = tuple((scratch / "root_history" / f"{v}.root.json").read_bytes() for v in range(first_root, found.root.version + 1))
+            check_distinct_keys(roots, found.targets)
             listed = cast("Targets", found[_ROLLOUTS]) if isinstance(bundle, TrustBundle) else None
         rollouts, refused = _rollouts(bundle, listed) if isinstance(bundle, TrustBundle) and listed is not None else ({}, {})
         earlier = belief.rollouts if belief is not None else None
@@ -441,7 +443,7 @@ class Trust:
             return
         with room_in(self._directory):
             try:
-                self._directory.mkdir(exist_ok=True)
+                durable.make_folder(self._directory)
             except FileNotFoundError:
                 raise FolderGoneError(f"the folder {self._directory.parent} is gone: mount its disk, or put it back") from None
         log.error("trust.folder_made_again", folder=str(self._directory))
@@ -547,6 +549,7 @@ def _copies(kind: type[TrustBundle | TrustRoles]) -> tuple[str, str]:
 
 def _held(bundle: TrustBundle | TrustRoles) -> dict[str, bytes]:
     """Return the bundle's metadata by the names under which TUF asks for it."""
+    check_cost(bundle)
     held = {f"{claimed_version(root, 'root')}.root.json": root for root in bundle.roots}
     if len(held) != len(bundle.roots):
         raise Refused(Code.TRUST_MISMATCH, "trust bundle: two roots have one version")

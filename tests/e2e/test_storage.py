@@ -197,7 +197,7 @@ def test_a_damaged_model_file_is_reported_then_fetched_and_served_again(one: Dev
     one.hub.pause(signal.SIGSTOP)  # nothing can be fetched yet
 
     one.start()
-    until("the code", lambda: one.status_when("not_serving", connected=False)["models"][0]["code"] == "artifact.digest_mismatch")
+    until("the code", lambda: one.status_when("not_serving", connected=False)["models"][0]["code"] == "disk.damaged")
 
     one.run("status", code=12)
     assert "artifact.damaged" in [finding["code"] for finding in one.run("doctor", code=2)]
@@ -215,17 +215,19 @@ def test_on_a_full_disk_a_node_starts_serves_and_says_so_and_goes_on_with_room(o
     one.start()
 
     one.serves(one.served)
-    said = one.status_when("serving", connected=False)
+    said = one.status_when("serving", connected=True)
     assert said["disk"]["read_only"]
-    assert (said["verdict"], said["broker"]["connected"], said["models"][0]["serving"]) == ("serving", False, one.served)
+    assert (said["verdict"], said["models"][0]["serving"]) == ("serving", one.served)
+    until("the hub to hear of it", lambda: "disk.full" in [finding["code"] for finding in one.known()["findings"]])
     assert said["agent"]["pid"] == one.hub.plant.nodes[one.name][0].pid
     codes = [finding["code"] for finding in one.run("doctor", code=2)]
     assert "disk.full" in codes
     assert "store.unreadable" not in codes
 
     (full / "filler").unlink()
+    until("room", lambda: not one.run("status")["disk"]["read_only"])
     one.status_when("serving", connected=True)
-    assert not one.run("status")["disk"]["read_only"]
+    until("the hub to hear of it", lambda: not one.known()["findings"])
     one.hub.roll_out(newer)
     one.serves(newer)
     with closing(sqlite3.connect(full / "node.sqlite")) as db:

@@ -1,9 +1,12 @@
 import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from fleetcast import disk_room
+from fleetcast import disk_room, durable
+from hub.signing.metadata_files import MetadataFolder, write
+from node.storage.artifacts import Artifacts
 from schemas.errors import Code, Refused
 from tests.small_disk import small_disk
 
@@ -30,6 +33,23 @@ def test_a_read_only_disk_is_no_full_one_unless_asked_for() -> None:
         raise read_only
     with pytest.raises(Refused, match="no room: Read-only"), disk_room.refusing("no room", errnos=disk_room.FULL_OR_READ_ONLY):
         raise read_only
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_a_disk_that_takes_nothing_is_refused_and_not_a_bug(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(durable, "sync", refused)
+    for make in (lambda: Artifacts(tmp_path / "artifacts"), lambda: _in_a_repository(tmp_path)):
+        with pytest.raises(Refused, match=os.strerror(number)) as refusal:
+            make()
+        assert refusal.value.code is Code.DISK_FULL
+
+
+def _in_a_repository(folder: Path) -> None:
+    with MetadataFolder(folder).locked():
+        write(folder / "documents" / "new" / "one", b"")
 
 
 @pytest.mark.parametrize(

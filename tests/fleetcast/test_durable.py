@@ -135,3 +135,16 @@ def test_rename_moves_a_folder_with_what_is_in_it(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_synced_is_no_error() -> None:
     durable.sync(Path("/dev/null"))  # EINVAL, as a folder has on some file systems
+
+
+def test_a_new_folder_is_durable_by_the_folders_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(durable, "sync", synced.append)
+
+    durable.make_folder(tmp_path / "a" / "b", mode=0o700, parents=True)
+    durable.make_folder(tmp_path / "a" / "b", parents=True)  # is there
+
+    assert synced == [tmp_path, tmp_path / "a"]
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
+    with pytest.raises(FileNotFoundError):
+        durable.make_folder(tmp_path / "gone" / "b")

@@ -8,7 +8,7 @@ import pytest
 from node.core.delivery.transfer import Piece, pieces
 from schemas.manifest import Block
 from schemas.names import sha256
-from tests.simulation.fleet import Fleet, Road
+from simulation.core.transfers import Fleet, Road
 
 SIZE = 100_000
 

@@ -12,7 +12,7 @@ from typing import Literal
 from hub.core.rollouts import refusals
 from hub.core.rollouts.listening import NEVER, Listened
 from hub.core.rollouts.receipt_order import position
-from hub.core.rollouts.tally import NodeReport, retries_of
+from hub.core.rollouts.tally import DEVICES_OWN, NodeReport, retries_of
 from schemas.deployments import Deployment
 from schemas.errors import Code, Refused
 from schemas.names import RESERVED_NODES
@@ -268,7 +268,7 @@ def failure_of(node: Node, deployment: Deployment, *, model: str, failed_from: i
     A failure counts if it came at `failed_from` or later: before, an operator has seen it, or another attempt has begun. A node that has
     failed more often since `tries_from` than the gate lets it try again by itself counts as failed until it serves the release. A document
     that it refuses counts from the rollout's beginning until an operator has seen it: another attempt does not mend it. After going back it
-    is the fallback that a node can fail to take.
+    is the fallback that a node can fail to take. Damage of the device's own disk is no failure of the release.
     """
     serving, release = node.serving.get(model), deployment.release
     if deployment.state == "rolled_back":
@@ -277,7 +277,7 @@ def failure_of(node: Node, deployment: Deployment, *, model: str, failed_from: i
         release = deployment.fallback
     failure, retries = node.failures.get((model, release.digest)), retries_of(deployment)
     tried = sum(at >= tries_from for at in node.failed_at.get((model, release.digest), ()))
-    if failure is not None and (failure.received_at >= failed_from or 0 < retries < tried):
+    if failure is not None and failure.code not in DEVICES_OWN and (failure.received_at >= failed_from or 0 < retries < tried):
         return Failing(failure, max(1, tried))
     if deployment.started < tries_from or (serving is not None and serving.digest == release.digest):
         return None
@@ -303,6 +303,7 @@ def report(
         serves_nothing=serving is None,
         failed_at=failing.failure.received_at if failing is not None else None,
         outcome=failing.failure.outcome if failing is not None else "refused",
+        code=failing.failure.code if failing is not None else "",
         tried=failing.tried if failing is not None else 1,
         quiet=serves and quiet(node, listened=listened),
         latency_ratio=latency_ratio(node, model, release.digest) if serves else None,

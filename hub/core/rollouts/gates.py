@@ -108,6 +108,10 @@ def _failures(gate: Gate, counted: Tally, retries: Retries) -> Verdict:
     most = gate.failures_ratio_max
     share = counted.failed / counted.heard if counted.heard else 0.0
     text = f"{counted.failed} of {number_of(counted.heard, 'node')} refused it or rolled back, at most {most:.0%} may"
+    if counted.perhaps_devices:
+        one = len(counted.perhaps_devices) == 1
+        codes = ", ".join(sorted(set(counted.perhaps_devices)))
+        text += f" ({len(counted.perhaps_devices)} for {codes}, for which {'its device' if one else 'their devices'} may be to blame)"
     if not counted.failed or counted.failed <= most * counted.heard:
         return Verdict("failures", "holds", text, share, most)
     spent = counted.failed - counted.trying

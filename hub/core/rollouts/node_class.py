@@ -11,7 +11,7 @@ from typing import Final
 from hub.core.rollouts import refusals
 from hub.core.rollouts.fleet import Node, failure_of
 from hub.core.rollouts.stages import words_of
-from hub.core.rollouts.tally import BY_NEED, CLASSES, ClassName, class_name
+from hub.core.rollouts.tally import BY_NEED, CLASSES, DEVICES_OWN, ClassName, class_name
 from schemas.deployments import Deployment, is_past_deadline, is_reached
 from schemas.errors import Code
 from schemas.state import Finding, Slot
@@ -121,6 +121,11 @@ def _waits(slot: Slot | None, digest: bytes) -> bool:
 
 
 def _under_way(slot: Slot | None, digest: bytes) -> NodeClass:
+    is_devices_own = slot is not None and digest in {slot.target, slot.serving} and slot.code in DEVICES_OWN
+    return NodeClass("moving", f"is held up by its own disk: {slot.code}", slot.code) if slot and is_devices_own else _step(slot, digest)
+
+
+def _step(slot: Slot | None, digest: bytes) -> NodeClass:
     if slot is None or slot.target != digest or slot.state not in {*_STEPS, "out_of_budget"}:
         return NodeClass("moving", "was reached, and has not begun yet")
     if slot.code == Code.WINDOW_CLOSED:

@@ -314,9 +314,15 @@ def _must_be(progress: Progress, states: Sequence[RolloutState], done: str) -> N
         raise Refused(Code.ROLLOUT_INVALID, f"the rollout of {progress.model}{of} is {state}; {only}")
 
 
-def step(progress: Progress, facts: Facts, *, now: int, listened: Listened) -> tuple[Progress, tuple[Action, ...]]:
-    """Look at the gates once; `listened` is how long the hub has listened in all (hub/core/rollouts/listening.py)."""
-    counted = tally(progress.deployment, facts.nodes, judged_from=progress.judged_from, now=now)
+def step(
+    progress: Progress, facts: Facts, *, now: int, listened: Listened, counted: Tally | None = None
+) -> tuple[Progress, tuple[Action, ...]]:
+    """Look at the gates once; `listened` is how long the hub has listened in all (hub/core/rollouts/listening.py).
+
+    `counted` is what `tally` would return, where the caller has counted the nodes already.
+    """
+    if counted is None:
+        counted = tally(progress.deployment, facts.nodes, judged_from=progress.judged_from, now=now)
     if progress.deployment.state != "running":
         is_done = progress.deployment.state == "done"
         return _as_it_is_now(progress, counted, facts) if is_done else replace(progress, tally=counted), ()

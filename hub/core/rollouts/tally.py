@@ -10,6 +10,7 @@ from statistics import median
 from typing import Final, Literal, TypeVar
 
 from schemas.deployments import Deployment, deciding, is_past_deadline, is_reached
+from schemas.errors import Code
 from schemas.selectors import NodeFacts
 
 Node = TypeVar("Node", bound=NodeFacts)
@@ -18,6 +19,10 @@ ClassName = Literal["serving", "moving", "waiting", "refused", "rolled_back", "u
 CLASSES: Final[tuple[ClassName, ...]] = ("serving", "moving", "waiting", "refused", "rolled_back", "unreachable", "expired")
 BY_NEED: Final[tuple[ClassName, ...]] = ("refused", "rolled_back", "unreachable", "expired", "moving", "waiting", "serving")
 SHADOW_PASSED: Final = "passed"
+# Codes of failures that no gate counts: the device's own disk is at fault, and the node tries again by itself.
+DEVICES_OWN: Final = frozenset({Code.DISK_DAMAGED, Code.DISK_FULL, Code.DISK_QUOTA, Code.STORE_DAMAGED})
+# Codes that a device may be to blame for as well as the release: a gate counts them, and says so.
+DEVICES_PERHAPS: Final = frozenset({Code.RUNTIME_ABSENT, Code.MODEL_TOO_LARGE, Code.WORKER_CRASHED, Code.PROBATION_CUT})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +37,7 @@ class NodeReport(NodeFacts):
     serving: bool
     failed_at: int | None = None
     outcome: Outcome = "refused"  # What the failure was, where there was one.
+    code: str = ""
     tried: int = 1
     serves_nothing: bool = False
     quiet: bool = False
@@ -60,6 +66,7 @@ class Tally:
     shadow_nodes: int = 0
     trying: int = 0
     tries_left: int = 0
+    perhaps_devices: tuple[str, ...] = ()  # Codes of those of `failed` whose device may be to blame.
 
 
 def decided(deployments: Sequence[Deployment], nodes: Iterable[Node]) -> dict[str, list[Node]]:
@@ -119,7 +126,7 @@ def tally(deployment: Deployment, nodes: Iterable[NodeReport], *, judged_from: i
     """
     heard = serving = failed = silent = quiet = expired = trying = most_left = 0
     retries = retries_of(deployment)
-    ratios, shadows = list[float](), list[str]()
+    ratios, shadows, perhaps = list[float](), list[str](), list[str]()
     for node in nodes:
         reached = is_reached(deployment, node)
         counts = node.failed_at is not None and (node.failed_at >= judged_from or 0 < retries < node.tried)
@@ -141,6 +148,7 @@ def tally(deployment: Deployment, nodes: Iterable[NodeReport], *, judged_from: i
             heard += 1
             if name in {"refused", "rolled_back"}:
                 failed += 1
+                perhaps += [node.code] if node.code in DEVICES_PERHAPS else []
                 left = max(0, retries + 1 - node.tried)
                 trying, most_left = trying + (left > 0), max(most_left, left)
             if node.serving:
@@ -162,4 +170,5 @@ def tally(deployment: Deployment, nodes: Iterable[NodeReport], *, judged_from: i
         shadow_nodes=len(shadows),
         trying=trying,
         tries_left=most_left,
+        perhaps_devices=tuple(sorted(perhaps)),
     )

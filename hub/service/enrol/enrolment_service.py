@@ -13,6 +13,7 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from fleetcast import durable
 from hub.core.enrol.enrolment import Roll
 from hub.core.publish.metadata_expiry import severity_of
 from hub.database.device_lives import DeviceLives
@@ -158,7 +159,7 @@ class Enrolling:
 
     def _issue(self, stem: Path, chain: Callable[[bytes], bytes], make: Callable[[bytes], Issued]) -> None:
         key = stem.with_suffix(".key")
-        stem.parent.mkdir(mode=0o700, exist_ok=True)
+        durable.make_folder(stem.parent, mode=0o700)
         if not key.exists():
             create_tls_key(key)
         public = load_p256(key).public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

@@ -62,7 +62,13 @@ AT_ONCE_MAX = 4  # requests that are worked on: each is a signature or two, and 
 REFUSED_MAX = 1000  # refusals that wait for the hub's loop, which reports a few of each kind
 STOP_SECONDS_MAX = 5
 BACKLOG = 512
-_STATUSES = {Code.SCHEMA_TOO_LARGE: 413, Code.SCHEMA_MALFORMED: 400, Code.SCHEMA_UNSUPPORTED: 400, Code.DISK_FULL: 503}
+_STATUSES = {
+    Code.SCHEMA_TOO_LARGE: 413,
+    Code.SCHEMA_MALFORMED: 400,
+    Code.SCHEMA_UNSUPPORTED: 400,
+    Code.DISK_FULL: 503,
+    Code.DATABASE_DAMAGED: 503,
+}
 
 
 class _Connection(H11Protocol):

@@ -269,7 +269,7 @@ class Ingest:
                 else:
                     self._take_aside(event)
             except Refused as refusal:
-                if refusal.code == Code.DISK_FULL:
+                if refusal.code in {Code.DISK_FULL, Code.DATABASE_DAMAGED}:
                     raise  # nothing is wrong with the receipt
                 self._notes.refusal(refusal, event.message.topic)
         self._keep_receipts(taken)

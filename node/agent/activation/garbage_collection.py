@@ -1,5 +1,6 @@
 """Decide which releases stay on this disk: what is fetched now, served, last good, or needed by a delta that is announced."""
 
+import contextlib
 from collections.abc import Iterable, Sequence
 
 import structlog
@@ -10,8 +11,14 @@ from node.core.activation.lifecycle import ModelSlot
 from node.storage.artifacts import Artifacts
 from node.storage.store import NodeStore
 from node.trust.tuf_client import Release
+from schemas.errors import Refused
 
 log = structlog.get_logger()
+
+
+def held(slots: Iterable[ModelSlot]) -> set[bytes]:
+    """Return the releases that slots name."""
+    return {target.digest for slot in slots for target in (slot.target, slot.serving, slot.last_good) if target is not None}
 
 
 class GarbageCollection:
@@ -33,8 +40,7 @@ class GarbageCollection:
     def tidy(self, slots: Iterable[ModelSlot]) -> None:
         """Remove whatever these slots do not need, half-finished releases too."""
         present = list(slots)
-        kept = {target.digest for slot in present for target in (slot.target, slot.serving, slot.last_good) if target}
-        kept |= {parent for slot in present for parent in self._needed(slot)}
+        kept = held(present) | {parent for slot in present for parent in self._needed(slot)}
         for digest in set(self._artifacts.releases()) - kept:
             self._store.forget_blocks(digest.hex())
             self._artifacts.remove(digest)
@@ -44,6 +50,9 @@ class GarbageCollection:
 
     def _needed(self, slot: ModelSlot) -> set[bytes]:
         settled = {target.digest for target in (slot.serving, slot.last_good) if target}
-        since = self._manifests.get(slot.serving.digest).created if slot.serving else 0
+        since = 0
+        if slot.serving is not None:
+            with contextlib.suppress(Refused):  # The manifest is damaged, and comes again; until then nothing that it may need goes.
+                since = self._manifests.get(slot.serving.digest).created
         newer = [one for one in self._announced.get(slot.model, ()) if one[0] not in settled and one[1] >= since]
         return {parent for _, _, parents in newer for parent in parents}

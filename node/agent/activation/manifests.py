@@ -1,7 +1,10 @@
 """Keep the manifests of what is on this disk, so that a node without a broker knows its own models, and which variant of each it has."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+
+import structlog
 
 from fleetcast import durable
 from node.storage.artifacts import Artifacts
@@ -13,6 +16,10 @@ from schemas.manifest import Manifest, Variant
 from schemas.names import sha256
 from schemas.state import Profile
 from schemas.variant_choice import choose
+
+log = structlog.get_logger()
+
+MANIFEST = "manifest.msgpack"
 
 
 class Manifests:
@@ -30,8 +37,9 @@ class Manifests:
     def keep(self, release: Release) -> None:
         """Write a verified release's manifest down."""
         path = self._path(release.digest)
-        if not path.exists():
+        if not path.exists() or self.is_damaged(release.digest):
             self._artifacts.make_folder(path.parent)
+            self._artifacts.drop_unusable(f"{release.digest.hex()}/{MANIFEST}")
             durable.write(path, release.document)
         self._known[release.digest] = release.manifest
 
@@ -39,15 +47,40 @@ class Manifests:
         """Return the manifest of a release.
 
         Raises:
-            Refused: it is gone from the disk, or was changed there.
+            Refused: DISK_DAMAGED: it is gone from the disk, or was changed there.
         """
         if digest not in self._known:
-            path = self._path(digest)
-            data = path.read_bytes()[: MANIFEST_BYTES_MAX + 1] if path.exists() else b""
+            data = self._read(digest)
             if sha256(data) != digest:  # the digest was believed when the slot was written; the disk may have changed since
-                raise Refused(Code.ARTIFACT_DIGEST, f"the manifest of release {digest.hex()[:12]} is gone from the disk or was changed")
+                path = self._path(digest)
+                raise Refused(Code.DISK_DAMAGED, f"the manifest {path} is gone, cannot be read or was changed; the hub sends it again")
             self._known[digest] = codec.decode(Manifest, data)
         return self._known[digest]
+
+    def is_damaged(self, digest: bytes) -> bool:
+        """Return whether the file of a manifest that was not read yet is not what it was."""
+        return digest not in self._known and sha256(self._read(digest)) != digest
+
+    def repaired(self, releases: Sequence[Release], *, of: Collection[bytes]) -> list[Release]:
+        """Write the damaged ones `of` these releases down anew, as far as they are among `releases`, and return those."""
+        found = [one for one in releases if one.digest in of and self.is_damaged(one.digest)]
+        for release in found:
+            self.keep(release)
+            log.info("manifest.repaired", model=release.manifest.model, version=release.manifest.version)
+        return found
+
+    def drop_unusable(self, digest: bytes) -> None:
+        """Remove files of the release that cannot be opened to read and write, so that they can be fetched anew."""
+        with contextlib.suppress(Refused):
+            for file in self.get(digest).files_of(variant := self.variant_here(digest).name):
+                self._artifacts.drop_unusable(self._artifacts.relative(digest, variant, file))
+
+    def _read(self, digest: bytes) -> bytes:
+        try:
+            with self._path(digest).open("rb") as file:
+                return file.read(MANIFEST_BYTES_MAX + 1)
+        except OSError:
+            return b""
 
     def forget(self, digest: bytes) -> None:
         """Take in that the release is gone from the disk."""
@@ -79,4 +112,4 @@ class Manifests:
         return all(self._artifacts.size(self._artifacts.relative(digest, variant.name, file)) == file.bytes for file in files)
 
     def _path(self, digest: bytes) -> Path:
-        return self._artifacts.directory / digest.hex() / "manifest.msgpack"
+        return self._artifacts.directory / digest.hex() / MANIFEST

@@ -7,10 +7,12 @@ import structlog
 
 from node.agent.activation.endpoint_check import Endpoint, is_not_served
 from node.agent.activation.fetcher import Fetcher
-from node.agent.activation.garbage_collection import GarbageCollection
+from node.agent.activation.garbage_collection import GarbageCollection, held
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.receipts import Receipts
+from node.agent.activation.repairs import Repairs, damage_of
+from node.agent.activation.slot_report import slot_report
 from node.agent.activation.staging import coming, former_release, staged
 from node.agent.activation.trials import CUT_SHORT, Trials
 from node.agent.events import EndpointAnswered, TransferStalled, WorkerGone, WorkerReady
@@ -34,7 +36,6 @@ from schemas.state import Slot
 
 log = structlog.get_logger()
 
-REPAIR_SECONDS = 60.0  # The pause between two tries to fetch damaged files again.
 REPORTED_AT_ONCE = ("refused", "rolled_back")  # a receipt of what is true already; "serving" is true only after the switch
 
 
@@ -53,6 +54,7 @@ class Slots:
         settings: NodeSettings,
         post: Callable[[WorkerReady | WorkerGone | EndpointAnswered], None],
         report: Callable[..., None],
+        refused: Callable[[Refused, str], None] = lambda refusal, model: None,
         serving_changed: Callable[[bytes, Manifest, EffectiveParameters], None],
         carriage_of: Callable[[str], Carriage | None],
         may_activate: Callable[[str, bytes, WallSeconds], bool],
@@ -61,7 +63,7 @@ class Slots:
         self._store, self._artifacts, self._fetcher, self._server = store, artifacts, fetcher, server
         self._manifests, self._parameters, self._settings = manifests, parameters, settings
         self._post, self._receipts, self._may_activate = post, Receipts(store, report), may_activate
-        self._serving_changed, self._carriage_of, self._monotonic = serving_changed, carriage_of, monotonic
+        self._serving_changed, self._carriage_of, self._monotonic, self._refusal = serving_changed, carriage_of, monotonic, refused
         server.watch_files(lambda model, digest, reason: post(WorkerGone(model, digest, reason, 1, is_damaged=True)))
         self._endpoint, self._trials = Endpoint(server, post=post, monotonic=monotonic), Trials(store)
         self._slots: dict[str, ModelSlot] = {}
@@ -69,7 +71,7 @@ class Slots:
         self._tickets: dict[bytes, int] = {}  # The newest start of each release's worker.
         self._restoring: set[bytes] = set()
         self._restore_again: dict[bytes, tuple[int, MonotonicSeconds | None]] = {}  # tries so far, and when the next begins, unless it runs
-        self._repairs: dict[bytes, MonotonicSeconds | None] = {}  # When damaged files are fetched again, unless they are on their way.
+        self._repairs = Repairs(monotonic)
         self._garbage = GarbageCollection(store, artifacts, manifests, parameters)
         self._idle_reports: dict[str, Slot] = {}  # Cached reports of idle slots.
         self.changed = True
@@ -145,7 +147,11 @@ class Slots:
             return
         if slot.target != target:
             return  # another release is wanted by now
-        if refusal is None:
+        if slot.state not in lifecycle.FETCHING:
+            return  # It ended twice, or was a repair that is over: what runs is not judged by it.
+        if refusal is not None and refusal.code is Code.DISK_DAMAGED:
+            self._target_damaged(slot, target, refusal.reason, now)
+        elif refusal is None:
             self._apply(slot, lifecycle.fetched(slot, now=int(now)), now)
         else:
             self._apply(slot, lifecycle.failed(slot, refusal.code, refusal.reason, now=int(now)), now)
@@ -171,8 +177,12 @@ class Slots:
             if isinstance(result, Prepared):
                 self._retire(event.target.digest)  # overtaken while it was loading
         elif isinstance(result, Refused):
-            self._apply(slot, lifecycle.failed(slot, result.code, result.reason, now=int(now)), now)
+            if result.code is Code.DISK_DAMAGED:
+                self._target_damaged(slot, event.target, result.reason, now)
+            else:
+                self._apply(slot, lifecycle.failed(slot, result.code, result.reason, now=int(now)), now)
         else:
+            self._repairs.mended(event.target.digest)
             self._receipts.measured(event.target, result.evidence)
             compare = self._manifests.get(event.target.digest).limits.shadow is not None
             self._apply(slot, lifecycle.prepared(slot, now=int(now), compare=compare), now)
@@ -210,7 +220,7 @@ class Slots:
             if slot.serving is not None and again is not None and again[1] is not None and again[1] <= self._monotonic():
                 self._restore_again[slot.serving.digest] = (again[0], None)
                 self._prepare(model, slot.serving)
-            self._repair_when_due(slot)
+            self._repair_when_due(slot, now)
             if slot.state == "staged" and slot.target is not None:  # its window may be open by now
                 self._begin(slot, slot.target, now)
             if slot.state == "shadow" and slot.target is not None:
@@ -239,31 +249,7 @@ class Slots:
         return tuple(self._idle_reports[model] for model in lifecycle.newest_first(self._slots.values()))
 
     def _report_of(self, slot: ModelSlot) -> Slot:
-        usage = self._store.usage_of(slot.target.digest if slot.target else b"")
-        variant, parameters = None, None
-        if slot.serving is not None:
-            try:
-                manifest = self._manifests.get(slot.serving.digest)
-                variant = self._manifests.variant_here(slot.serving.digest).name
-                parameters = self._parameters.settings_of(slot.serving.digest, manifest) or None
-            except Refused as refusal:  # the disk was changed under us: what is loaded still answers
-                log.error("manifest.lost", model=slot.model, code=refusal.code, reason=refusal.reason)
-        return Slot(
-            model=slot.model,
-            state=slot.state,
-            serving=slot.serving.digest if slot.serving else None,
-            serving_version=slot.serving.version if slot.serving else None,
-            target=slot.target.digest if slot.target else None,
-            target_version=slot.target.version if slot.target else None,
-            last_good=slot.last_good.digest if slot.last_good else None,
-            code=Code.ARTIFACT_DIGEST if self._needs_repair(slot) else slot.code,
-            bytes_planned=usage.planned,
-            bytes_received=usage.received,
-            bytes_reused=usage.reused,
-            bytes_wasted=usage.wasted,
-            variant=variant,
-            parameters=parameters,
-        )
+        return slot_report(slot, self._store, self._manifests, self._parameters, is_damaged=self._needs_repair(slot))
 
     # How it is done
 
@@ -316,8 +302,8 @@ class Slots:
             self.fetched(model, target, refusal, now)
             return
         slot = self._slots[model]
-        if slot.serving is not None and slot.serving.digest in self._repairs:
-            self._repairs[slot.serving.digest] = self._monotonic()  # this takes its place on the road, and it is begun again afterwards
+        if slot.serving is not None:
+            self._repairs.hurry(slot.serving.digest)  # This takes its place on the road, and it is begun again afterwards.
         follows = slot.serving is not None or slot.last_good is not None
         self._fetcher.start(model, target, manifest, variant.name, self._monotonic(), carriage=self._carriage_of(model), follows=follows)
 
@@ -350,7 +336,7 @@ class Slots:
         self._tickets.pop(digest, None)
         self._restoring.discard(digest)
         self._restore_again.pop(digest, None)
-        self._repairs.pop(digest, None)
+        self._repairs.given_up(digest)
         self._server.retire(digest)
 
     def _switch(self, slot: ModelSlot, target: Target, now: WallSeconds) -> None:
@@ -439,8 +425,8 @@ class Slots:
 
     def _not_restored(self, slot: ModelSlot, target: Target, refusal: Refused, now: WallSeconds) -> None:
         log.error("slot.not_restored", model=slot.model, version=target.version, code=refusal.code, reason=refusal.reason)
-        if refusal.code is Code.ARTIFACT_DIGEST:
-            self._damaged(slot, target)
+        if refusal.code is Code.DISK_DAMAGED:
+            self._damaged(slot, target, refusal.reason)
             return
         tries, _ = self._restore_again.pop(target.digest, (0, None))
         match recovery.not_restored(slot, refusal.code, refusal.reason, tries=tries, now=int(now)):
@@ -448,7 +434,7 @@ class Slots:
                 self._restoring.add(target.digest)
                 self._restore_again[target.digest] = (tries, self._monotonic() + pause_seconds)
             case lifecycle.Step() as step:
-                self._repairs.pop(target.digest, None)
+                self._repairs.given_up(target.digest)
                 self._apply(slot, step, now)
 
     # Files that were damaged on the disk, which is no fault of the release
@@ -458,50 +444,63 @@ class Slots:
         if slot.serving is not None and slot.serving.digest == event.digest:
             if event.digest not in self._restoring:
                 self._server.retire(event.digest)
-                self._damaged(slot, slot.serving)
+                self._damaged(slot, slot.serving, event.reason)
         elif slot.state == "shadow" and slot.target is not None and slot.target.digest == event.digest:
-            self._apply(slot, lifecycle.failed(slot, Code.ARTIFACT_DIGEST, event.reason, now=int(now)), now)
+            self._target_damaged(slot, slot.target, event.reason, now)
         else:
             self._retire(event.digest)
 
-    def _damaged(self, slot: ModelSlot, serving: Target) -> None:
+    def _damaged(self, slot: ModelSlot, serving: Target, reason: str) -> None:
         """Fetch what is served again, for it cannot be loaded from these files, and have the last good release answer meanwhile."""
-        again = serving.digest in self._repairs  # what was fetched did not last: not at once
-        log.error("release.damaged", model=slot.model, version=serving.version)
+        self._report_damage(slot, serving, reason)
         self._restoring.add(serving.digest)
-        self._repairs[serving.digest] = self._monotonic() + (REPAIR_SECONDS if again else 0.0)
+        is_first = self._repairs.found(serving.digest)
         self._report_anew(slot.model)
-        if not again and slot.last_good is not None and self._stands_in(slot, slot.last_good):
+        if is_first and slot.last_good is not None and self._stands_in(slot, slot.last_good):
             self._prepare(slot.model, slot.last_good)
 
     def _needs_repair(self, slot: ModelSlot) -> bool:
         return slot.serving is not None and slot.serving.digest in self._repairs
 
-    def _repair_when_due(self, slot: ModelSlot) -> None:
+    def _report_damage(self, slot: ModelSlot, target: Target, reason: str) -> None:
+        log.error("release.damaged", model=slot.model, version=target.version, code=Code.DISK_DAMAGED, reason=reason)
+        self._refusal(damage_of(target.version, reason), slot.model)  # In a receipt that names no release: it says nothing against one.
+
+    def _target_damaged(self, slot: ModelSlot, target: Target, reason: str, now: WallSeconds) -> None:
+        """Fetch what is wanted again: its files are no more what they were when they came. The rollout hears of no failure."""
+        self._report_damage(slot, target, reason)
+        self._apply(slot, lifecycle.damaged(slot, now=int(now)), now)
+        self._repairs.found(target.digest)
+
+    def _repair_when_due(self, slot: ModelSlot, now: WallSeconds) -> None:
         """Fetch what is missing or differs, unless a newer release is on its way."""
-        serving = slot.serving
-        due = self._repairs.get(serving.digest) if serving is not None else None
-        if serving is None or due is None or slot.state in lifecycle.FETCHING or due > self._monotonic():
+        serving, target = slot.serving, slot.target
+        if target is not None and slot.state in lifecycle.FETCHING:
+            if self._repairs.is_due(target.digest):
+                self._repairs.begun(target.digest)
+                self._manifests.drop_unusable(target.digest)
+                self._fetch(slot.model, target, now)
+            return
+        if serving is None or not self._repairs.is_due(serving.digest):
             return
         try:
             manifest, variant = self._manifests.get(serving.digest), self._manifests.variant_here(serving.digest)
-            for file in manifest.files_of(variant.name):
-                self._artifacts.drop_unusable(self._artifacts.relative(serving.digest, variant.name, file))
-        except Refused as refusal:  # the manifest comes again with the rollout that wants it
+        except Refused as refusal:  # the manifest comes again with the model's releases
             self._repaired(slot, serving, refusal)
             return
-        self._repairs[serving.digest] = None
+        self._manifests.drop_unusable(serving.digest)
+        self._repairs.begun(serving.digest)
         self._fetcher.start(
             slot.model, serving, manifest, variant.name, self._monotonic(), carriage=self._carriage_of(slot.model), follows=True
         )
 
     def _repaired(self, slot: ModelSlot, serving: Target, refusal: Refused | None) -> None:
-        if refusal is None:
-            log.info("release.repaired", model=slot.model, version=serving.version)
-            self._restore(slot.model, serving)
-        else:
+        if refusal is not None:
             log.error("release.not_repaired", model=slot.model, version=serving.version, code=refusal.code, reason=refusal.reason)
-            self._repairs[serving.digest] = self._monotonic() + REPAIR_SECONDS
+            self._repairs.failed(serving.digest)
+            return
+        log.info("release.repaired", model=slot.model, version=serving.version)
+        self._restore(slot.model, serving)
 
     def _stands_in(self, slot: ModelSlot, other: Target) -> bool:
         """Return whether this is the last good release, which answers while what is to be served is fetched again."""
@@ -521,7 +520,7 @@ class Slots:
         self._serving_begins(slot.model, event.target)
 
     def _whole_again(self, slot: ModelSlot, serving: Target) -> None:
-        del self._repairs[serving.digest]
+        self._repairs.mended(serving.digest)
         self._report_anew(slot.model)
         good, under_way = slot.last_good, slot.target if slot.state in lifecycle.IN_WORKER else None
         if good is not None and good.digest not in {serving.digest, under_way.digest if under_way is not None else None}:
@@ -547,11 +546,11 @@ class Slots:
             self._apply(slot, lifecycle.failed(slot, verdict.code, verdict.reason, now=int(now)), now)
 
     def _judge_probation(self, slot: ModelSlot, serving: Target, now: WallSeconds) -> None:
-        trial, limits = self._trials.probation(slot.model), self._manifests.get(serving.digest).limits
-        stats = self._stats(slot.model, serving)
+        trial, stats = self._trials.probation(slot.model), self._stats(slot.model, serving)
         trial.look(running=stats is not None and stats.serves, now=self._monotonic())
         if stats is None:
-            return
+            return  # Its manifest may be damaged, too.
+        limits = self._manifests.get(serving.digest).limits
         # While something newer is compared, the agreement is that one's.
         agreement = self._server.agreement(slot.model) if slot.state in lifecycle.SERVING else Agreement()
         verdict = probation.on_probation(
@@ -586,6 +585,8 @@ class Slots:
     def announced(self, releases: Sequence[Release]) -> None:
         """Take in a model's current releases: what the newer ones are deltas of is kept."""
         self._garbage.announced(releases)
+        for release in self._manifests.repaired(releases, of=held(self._slots.values())):
+            self._repairs.hurry(release.digest)
 
     def sign_again(self) -> None:
         """Sign once more what is served, and what was not taken: the hub has asked."""

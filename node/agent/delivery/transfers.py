@@ -32,7 +32,7 @@ log = structlog.get_logger()
 SCAN_BYTES = 16 * 1024 * 1024  # looked at on disk between two turns of the loop, so that it stays responsive
 RECENT_MAX = 1024  # payloads remembered, so that a second copy is counted as waste
 PARKED_SECONDS = 60.0  # a full disk is looked at again after this
-DISK_CODES = frozenset({Code.DISK_FULL, Code.DISK_QUOTA})
+DISK_CODES = frozenset({Code.DISK_FULL, Code.DISK_QUOTA, Code.DISK_DAMAGED})
 
 
 class Delivery:
@@ -194,7 +194,7 @@ class Delivery:
         def read(part: Block) -> bytes:
             data = self._artifacts.holds(f"{job.target.digest.hex()}/index/{part.digest.hex()}", 0, part.digest, part.bytes)
             if data is None:
-                raise Refused(Code.ARTIFACT_DIGEST, f"the block list of {file.path} has changed on disk")
+                raise Refused(Code.DISK_DAMAGED, f"the block list of {file.path} has changed on disk")
             return data
 
         found = blocks_of(file, read)
@@ -311,12 +311,24 @@ class Delivery:
         try:
             for path, file in zip(job.paths, job.files, strict=True):
                 self._artifacts.verify(path, file)
-        except Refused:
+        except Refused as refusal:
+            if damaged := self._damaged(job):
+                raise Refused(Code.DISK_DAMAGED, f"{damaged} on this disk is not what was written there: it is fetched again") from refusal
             self._store.forget_blocks(job.target.digest.hex())  # whatever stands there is not what it was recorded as
             raise
         del self._jobs[job.model]
         log.info("fetch.completed", model=job.model, version=job.target.version)
         self._post(TransferEnded(job.model, job.target, None))
+
+    def _damaged(self, job: TransferJob) -> str:
+        """Return which file has another block than the one that was verified and written; "" where the manifest contradicts itself."""
+        for path, file in zip(job.paths, job.files, strict=True):
+            offset = 0
+            for block in self._blocks(job, file):
+                if self._artifacts.holds(path, offset, block.digest, block.bytes) is None:
+                    return file.path
+                offset += block.bytes
+        return ""
 
     def _again(self, job: TransferJob, now: MonotonicSeconds) -> None:
         """Look at the disk once more and plan anew."""

@@ -251,7 +251,7 @@ def _memory_bytes(settings: NodeSettings, pid: int) -> int:
 
 def _port(settings: NodeSettings) -> tuple[bool, str]:
     """Return whether somebody else has the address that the agent will want, and the error."""
-    if settings.port == 0:
+    if settings.port == 0 or not settings.tcp:
         return False, ""
     try:
         family, kind, proto, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]

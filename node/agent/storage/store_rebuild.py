@@ -60,6 +60,16 @@ def _earlier(view: View | None) -> dict[str, Deployments]:
     return {model: as_deployments(rollout, expires=0) for model, rollout in view.rollouts.items()} if view is not None else {}
 
 
+def contradiction_of(slots: Mapping[str, ModelSlot], artifacts: Artifacts) -> str:
+    """Return where a store names a served release that is not on this disk, while what was served is: a digit of its digest has changed."""
+    on_disk, served = set(artifacts.releases()), artifacts.pointed()
+    for model, slot in slots.items():
+        link = served.get(model)
+        if slot.serving is not None and slot.serving.digest not in on_disk and link is not None and link in on_disk:
+            return f"it says that {slot.serving.digest.hex()[:12]} is served for {model}, and only {link.hex()[:12]} is here"
+    return ""
+
+
 def rebuild(store: NodeStore, artifacts: Artifacts, manifests: Manifests, traces: Traces, *, now: int) -> None:
     """Fill a new store. On a device that has never run, nothing is there to take up."""
     # Counters that the hub compares begin above all that an earlier store of this device may have used, although all of it may be gone:
@@ -164,7 +174,7 @@ def _blocks(digest: bytes, file: File, artifacts: Artifacts) -> tuple[Block, ...
     def read(part: Block) -> bytes:
         data = artifacts.holds(f"{digest.hex()}/index/{part.digest.hex()}", 0, part.digest, part.bytes)
         if data is None:
-            raise Refused(Code.ARTIFACT_DIGEST, f"the block list of {file.path} is not here")
+            raise Refused(Code.DISK_DAMAGED, f"the block list of {file.path} is not here")
         return data
 
     try:

@@ -34,7 +34,7 @@ class PrivacyAccountant:
     def __init__(self, store: NodeStore, witness: Path, *, rho_day_max: float, clock: WallClock) -> None:
         self._store, self._witness, self._rho_day_max, self._clock = store, witness, rho_day_max, clock
         with suppress(OSError):  # Once, at the start: a data folder that is away later must not be made again in its own place.
-            witness.parent.mkdir(parents=True, exist_ok=True)
+            durable.make_folder(witness.parent, parents=True)
         self._sealed: Witness | None = None
         self._check()
 

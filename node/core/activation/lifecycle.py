@@ -239,6 +239,13 @@ def failed(slot: ModelSlot, code: str, reason: str, *, now: int) -> Step:
     return _move(slot, "failed", now, [*_cancel(slot), Report("refused", target, code, reason)], code=code)
 
 
+def damaged(slot: ModelSlot, *, now: int) -> Step:
+    """Take in that files of what is wanted are damaged on this disk: the owner fetches them again, and nothing is reported against it."""
+    if slot.state in FETCHING:
+        return waits(slot, Code.DISK_DAMAGED, spent=False, now=now)
+    return _move(slot, "damaged", now, _cancel(slot), code=Code.DISK_DAMAGED)
+
+
 def misbehaved(slot: ModelSlot, code: str, reason: str, *, now: int) -> Step:
     """Take in that what is served is at fault, whatever else is under way: the last good one takes its place."""
     if slot.state in SERVING:

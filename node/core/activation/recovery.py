@@ -10,7 +10,7 @@ from schemas.errors import Code
 
 CRASHES_MAX: Final = 5  # A worker's deaths in a row, each soon after its start: more are a loop.
 RESTORE_TRIES, RESTORE_SECONDS = 4, 10.0  # A release has proved itself here before, and a device that just booted is slow.
-DEVICES_FAULT: Final = frozenset({Code.MODEL_TOO_SLOW, Code.MODEL_TOO_LARGE, Code.WORKER_CRASHED, Code.WORKER_HUNG})
+DEVICES_FAULT: Final = frozenset({Code.MODEL_TOO_SLOW, Code.MODEL_TOO_LARGE, Code.RUNTIME_ABSENT, Code.WORKER_CRASHED, Code.WORKER_HUNG})
 
 
 @dataclass(frozen=True, slots=True)

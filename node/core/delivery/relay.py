@@ -70,8 +70,8 @@ class Relaying:
             self.transfers[source] = transfer
             transfer.allow(0, now=now)
             return self._acts(source, transfer.connected(session_present=True, now=now)) if self.online else []
-        self.transfers[source].allow(0, now=now)
-        return self._acts(source, self.transfers[source].add(fresh, now=now))
+        transfer = self.transfers[source]
+        return self._acts(source, [*transfer.allow(0, now=now), *transfer.add(fresh, now=now)])
 
     def piece(self, digest: bytes) -> Piece | None:
         """Return what a payload from up the road is, while it is awaited."""
@@ -84,8 +84,8 @@ class Relaying:
         if source is None:
             return []
         self.server.wanted([payload], again=True, now=float(now))
-        self.transfers[source].allow(0, now=now)
-        return self._acts(source, self.transfers[source].took(payload.digest, now=now))
+        transfer = self.transfers[source]
+        return self._acts(source, [*transfer.allow(0, now=now), *transfer.took(payload.digest, now=now)])
 
     def rejected(self, digest: bytes, *, now: MonotonicSeconds) -> list[Act]:
         """Take in that a payload came damaged."""

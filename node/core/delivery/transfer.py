@@ -255,9 +255,13 @@ class Transfer:
         return self._fill(now)
 
     def allow(self, window_bytes_max: int, *, now: MonotonicSeconds) -> list[Command]:
-        """Have at most this many bytes in flight from now on; with 0 what was asked for still comes, and nothing more is asked."""
+        """Have at most this many bytes in flight from now on; with 0 what was asked for still comes, and nothing more is asked.
+
+        A transfer that has to wait leaves the topics of what has come: each copy that is published for other nodes would cost it bytes.
+        """
         self.allowed = window_bytes_max
-        return self._fill(now) if self._has_room else []
+        commands = self._fill(now) if self._has_room else []
+        return commands if self.asked or self.complete or not self.online else [*commands, *self._leave()]
 
     def cancel(self) -> list[Command]:
         """Leave all topics; what is on disk stays for the next transfer."""

@@ -350,10 +350,14 @@ def agent(facts: Facts) -> Iterator[Finding]:
         loaded = {worker.digest for worker in status.workers}
         may_load = status.written_at - status.started_at <= SILENT_SECONDS_MAX
         for slot in status.slots:
+            is_damaged = slot.code == Code.DISK_DAMAGED
+            if is_damaged and slot.target is not None and slot.target != slot.serving:
+                wanted = f"model {slot.model} {slot.target_version}, which is wanted,"
+                yield Finding(Trouble.SERVING_DAMAGED, f"files of {wanted} are damaged on this disk: they are fetched again")
             if slot.serving is None or slot.serving in loaded:
                 continue
             name = f"model {slot.model} {slot.serving_version}"
-            if slot.code == Code.ARTIFACT_DIGEST:
+            if is_damaged:
                 text = f"files of {name} are missing, cannot be read or differ from the manifest: it is not loaded"
                 yield Finding(Trouble.SERVING_DAMAGED, text)
             elif not may_load:
@@ -372,6 +376,8 @@ def reported(facts: Facts) -> Iterator[Finding]:
         about = f" of {one.model}" if one.model else ""
         if one.code == Code.CLOCK_UNKNOWN:
             continue  # `clock` has judged it.
+        if one.code == Code.DISK_FULL and facts.status.read_only:
+            continue  # So has `disk`.
         if one.code == Code.RECEIPT_KEY_CHANGED:
             yield Finding(Trouble.KEY_REFUSED, one.reason)
         elif one.kind == "site":

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from schemas.bundle import TrustBundle, TrustRoles
+from schemas.decoding_cost import json_tokens
 from schemas.errors import Code, Refused, mismatch
+from schemas.limits import TRUST_ROLE_TOKENS_MAX, TRUST_TOKENS_MAX
 from schemas.rollout import Rollout
 
 
@@ -15,8 +17,10 @@ def claimed_version(data: bytes, kind: str) -> int:
     """Return what version a role says to be; not verified, and good only to tell by which name TUF will ask for it.
 
     Raises:
-        Refused: not JSON, a key twice, too deep, or the metadata of another kind of role.
+        Refused: not JSON, a key twice, too deep, too many values, or the metadata of another kind of role.
     """
+    if (found := json_tokens(data)) > TRUST_ROLE_TOKENS_MAX:
+        raise mismatch(Code.SCHEMA_TOO_LARGE, f"values of a {kind} role", expected=f"at most {TRUST_ROLE_TOKENS_MAX}", actual=found)
     try:
         signed = json.loads(data, object_pairs_hook=_without_duplicates)["signed"]
         version, found = signed["version"], signed["_type"]
@@ -27,6 +31,18 @@ def claimed_version(data: bytes, kind: str) -> int:
     if type(version) is not int or not 0 < version < 2**53:
         raise Refused(Code.SCHEMA_MALFORMED, f"{kind}: TUF metadata without a version")
     return version
+
+
+def check_cost(bundle: TrustBundle | TrustRoles) -> None:
+    """Refuse metadata that would take long to parse, by looking at its bytes: all of it is parsed before its first signature is checked.
+
+    Raises:
+        Refused: SCHEMA_TOO_LARGE.
+    """
+    roles = [*bundle.roots, bundle.timestamp, bundle.snapshot, bundle.targets]
+    found = sum(map(json_tokens, [*roles, bundle.rollouts] if isinstance(bundle, TrustBundle) else roles))
+    if found > TRUST_TOKENS_MAX:
+        raise mismatch(Code.SCHEMA_TOO_LARGE, "values in the trust bundle", expected=f"at most {TRUST_TOKENS_MAX}", actual=found)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from hub.database.drift_queries import Findings
 from hub.database.retention import Retention
 from hub.database.store import NodeRow, ReceiptRow, RolloutRow, Store, WindowRow
 from schemas.analytics_messages import Alert, Drift, SignalDrift
-from schemas.errors import Refused, Unreachable
+from schemas.errors import Refused
 from schemas.names import sha256
 from tests.hub.earlier_databases import as_before_versions
 
@@ -313,11 +313,11 @@ def test_what_a_first_hub_added_up_is_taken_over(tmp_path: Path) -> None:
     assert (row.windows, row.counts, row.noise_units, row.late, row.alarmed) == (3, (6, 8), 3.0, 1, True)
 
 
-def test_a_damaged_database_is_unreachable_and_not_a_stranger_s_exception(tmp_path: Path) -> None:
+def test_a_damaged_database_is_refused_by_name_and_not_a_stranger_s_exception(tmp_path: Path) -> None:
     path = tmp_path / "hub.sqlite"
     path.write_bytes(Random(1).randbytes(8192))
 
-    with pytest.raises(Unreachable, match=r"hub\.sqlite"):
+    with pytest.raises(Refused, match=r"hub\.sqlite"):
         Store(f"sqlite:///{path}").create()
 
 

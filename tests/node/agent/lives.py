@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from node.trust.tuf_client import Release
-from schemas.manifest import Block, File, Limits, Manifest, Shadow, Variant
+from schemas.manifest import Block, File, Limits, Manifest, Shadow, Tensor, Variant
 from schemas.names import sha256
 from tests.node.agent.sites import Site, verified
 
@@ -32,7 +32,8 @@ def release(version: str) -> Release:
     content = version.encode()
     file = File(path="data.bin", bytes=len(content), digest=sha256(content), blocks=(Block(sha256(content), len(content)),))
     variants = (Variant(name="v", runtime="files", files=(file,)),)
-    return verified(Manifest(model="m", version=version, created=1, inputs=(), outputs=(), variants=variants, limits=LIMITS[version]))
+    inputs = (Tensor(name="x", datatype="FP32", shape=(1,)),) if version == BROKEN else ()  # which no file has
+    return verified(Manifest(model="m", version=version, created=1, inputs=inputs, outputs=(), variants=variants, limits=LIMITS[version]))
 
 
 class Life:
@@ -43,7 +44,7 @@ class Life:
     """
 
     def __init__(self, folder: Path, *, kill_at: int | None, keep: Path | None = None) -> None:
-        self.site = Site(folder, CONTENTS, lost=frozenset({BROKEN}), faster=FASTER)
+        self.site = Site(folder, CONTENTS, faster=FASTER)
         self.writes, self._kill_at, self._keep, self._within = 0, kill_at, keep, False
         self.site.store._db.set_trace_callback(self._count)
 

@@ -39,20 +39,17 @@ def verified(manifest: Manifest) -> Release:
 
 @dataclass
 class Courier:
-    """Brings the files of a release to disk; `lost` are versions whose first file is gone again before it is loaded."""
+    """Brings the files of a release to disk."""
 
     artifacts: Artifacts
     inbox: "queue.Queue[Any]"
     contents: Mapping[bytes, bytes]  # by digest
-    lost: frozenset[str] = frozenset()
 
     def start(self, model: str, target: Target, manifest: Manifest, variant: str, now: float, **more: Any) -> None:
         for file in manifest.files_of(variant):
             path = self.artifacts.relative(target.digest, variant, file)
             self.artifacts.allocate(path, file.bytes)
             self.artifacts.write([(path, 0, self.contents[file.digest])])
-            if target.version in self.lost:
-                self.artifacts.path(path).unlink()
         self.inbox.put(TransferEnded(model, target, None))
 
     def carry(self, model: str, carriage: Any) -> None:
@@ -68,7 +65,6 @@ class Site:
 
     folder: Path
     contents: Mapping[bytes, bytes]
-    lost: frozenset[str] = frozenset()
     faster: float = 1.0
     window_open: bool = True
     rollout: dict[str, Any] = field(default_factory=dict)  # what a rollout sets
@@ -91,7 +87,7 @@ class Site:
         self.slots = Slots(
             store=self.store,
             artifacts=artifacts,
-            fetcher=Courier(artifacts, self.inbox, self.contents, self.lost),
+            fetcher=Courier(artifacts, self.inbox, self.contents),
             server=self.server,
             manifests=Manifests(artifacts, PROFILE),
             parameters=self.parameters,

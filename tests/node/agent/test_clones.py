@@ -43,7 +43,7 @@ def test_two_devices_from_one_folder_connect_rarely_and_say_so(broker: brokers.B
     with ExitStack() as both:
         for agent in made:
             both.enter_context(running(agent))
-        until(lambda: max(agent._again.short_in_a_row for agent in made) >= 4)
+        until(lambda: max(agent._connecting.again.short_in_a_row for agent in made) >= 4)
         time.sleep(SECONDS)
         counts = [agent._store.fact("session") - before for agent, before in zip(made, began, strict=True)]
         reasons = [status.reason for agent in made if (status := read_status(agent._settings.data)) is not None]
@@ -86,7 +86,7 @@ def test_a_node_that_is_taken_over_pauses_and_signs_for_it(tmp_path: Path) -> No
         with running(agent):
             until(lambda: bool(connected))
             until(lambda: agent._store.count_waiting("receipt") == 1)
-            pause = agent._again.due_at - time.monotonic()
+            pause = agent._connecting.again.due_at - time.monotonic()
             until(lambda: (status := read_status(agent._settings.data)) is not None and "another device" in status.reason)
 
     assert len(connected) == 1
@@ -99,9 +99,9 @@ def test_a_node_without_a_rival_is_back_at_once_after_a_long_connection(tmp_path
         agent = clones(tmp_path, broker.url("n1"))[0]
         with running(agent):
             until(lambda: agent._online)
-            assert agent._again._accepted_at is not None
-            agent._again._accepted_at -= 3600.0  # as if it had lasted
+            assert agent._connecting.again._accepted_at is not None
+            agent._connecting.again._accepted_at -= 3600.0  # as if it had lasted
             agent._link._link.drop()
             until(lambda: not agent._online)
-            assert agent._again.due_at - time.monotonic() < 0.5
+            assert agent._connecting.again.due_at - time.monotonic() < 0.5
             until(lambda: agent._online)

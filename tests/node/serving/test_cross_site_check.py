@@ -1,5 +1,7 @@
 """A web page in a browser near the device, by what browsers send: DNS rebinding, simple requests, forms; and honest clients beside it."""
 
+import json
+import re
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,12 +11,26 @@ import httpx
 import numpy as np
 import pytest
 
+from node.agent.listen_socket import listen_of
 from node.serving.server import Listen
 from schemas.errors import Refused
 from tests.node.conftest import Running, serving, starting
 from tests.node.serving.test_curl import INFER, asked
 
 ROWS = np.zeros((1, 5), np.float32)
+POSTED = (
+    INFER,
+    "/v2/models/delay/versions/1.0.0/infer",
+    "/v2/models/delay/labels",
+    "/v2/models/delay/versions/1.0.0/labels",
+    "/v2/repository/index",
+    "/v1/chat/completions",
+)
+ENDPOINTS = (
+    *POSTED,
+    *(f"/v2/models/delay{version}{what}" for version in ("", "/versions/1.0.0") for what in ("", "/ready", "/stats")),
+    *("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats", "/v1/models", "/v1/models/delay", "/metrics", "/openapi.json"),
+)
 JSON = {"content-type": "application/json"}
 
 
@@ -64,10 +80,21 @@ def test_a_request_of_another_site_that_hides_its_origin_is_refused(here: Runnin
 
 
 @pytest.mark.parametrize(
-    "kind", ["text/plain", "text/plain;charset=UTF-8", "application/x-www-form-urlencoded", "Multipart/Form-Data; boundary=x"]
+    "kind",
+    [
+        "text/plain",
+        "text/plain;charset=UTF-8",
+        "application/x-www-form-urlencoded",
+        "Multipart/Form-Data; boundary=x",
+        "text/json",
+        "application/xml",
+        "application/json, text/plain",
+        "json",
+        "",
+    ],
 )
 @pytest.mark.parametrize("path", [INFER, "/v2/models/delay/labels", "/v1/chat/completions"])
-def test_a_body_as_a_form_sends_it_is_refused_with_its_mend(here: Running, kind: str, path: str) -> None:
+def test_a_body_of_another_type_than_models_are_asked_with_is_refused(here: Running, kind: str, path: str) -> None:
     answer = httpx.post(here.url + path, content=asked(ROWS), headers={"content-type": kind})
 
     assert answer.status_code == 415
@@ -76,7 +103,58 @@ def test_a_body_as_a_form_sends_it_is_refused_with_its_mend(here: Running, kind:
 
 def test_a_body_that_says_no_type_or_a_binary_one_is_answered(here: Running) -> None:
     assert httpx.post(here.url + INFER, content=asked(ROWS)).status_code == 200
-    assert infer(here, content_type="application/octet-stream").status_code == 200
+    for kind in ("application/octet-stream", "application/json; charset=utf-8", "APPLICATION/JSON", "application/vnd.kserve+json"):
+        assert infer(here, content_type=kind).status_code == 200
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_every_endpoint_refuses_pages_and_rebound_names(here: Running, path: str) -> None:
+    method = "POST" if path in POSTED else "GET"
+    for headers in (
+        {"host": "rebound.example"},
+        {"origin": "https://evil.example"},
+        {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"},
+        {"sec-fetch-site": "same-site", "sec-fetch-mode": "cors"},
+    ):
+        assert httpx.request(method, here.url + path, headers=headers).status_code == 403, headers
+
+
+def test_the_list_of_endpoints_above_is_whole(here: Running) -> None:
+    described = json.loads(httpx.get(f"{here.url}/openapi.json").text)["paths"]
+    known = {re.sub("/versions/[^/]+", "/versions/{}", path.replace("delay", "{}")) for path in ENDPOINTS}
+
+    assert {re.sub("{[a-z_]+}", "{}", path) for path in described} <= known
+
+
+def test_a_link_of_another_site_that_a_person_follows_is_answered(here: Running) -> None:
+    headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+
+    assert httpx.get(f"{here.url}/v2", headers=headers).status_code == 200
+    assert httpx.post(here.url + INFER, content=asked(ROWS), headers=headers).status_code == 403
+
+
+def test_two_origins_are_refused_whichever_is_ours(here: Running) -> None:
+    own = here.url
+    for both in ((own, "https://evil.example"), ("https://evil.example", own)):
+        assert httpx.get(f"{here.url}/v2", headers=[("origin", one) for one in both]).status_code == 403
+
+
+@pytest.mark.parametrize(("target", "status"), [("http://rebound.example/v2", b"403"), ("http://localhost:99/v2", b"200")])
+def test_a_host_in_the_target_counts_and_not_the_field(here: Running, target: str, status: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", here.server.port)) as raw:
+        raw.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+
+        assert raw.recv(4096).split()[1] == status
+
+
+def test_the_grpc_port_answers_nothing_that_a_browser_speaks(start: Callable[..., Running]) -> None:
+    running = start(Listen(port=0, grpc_port=0))
+    for asks in (b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n", b"POST /inference.GRPCInferenceService/ServerLive HTTP/1.1\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", running.server.grpc_port)) as raw:
+            raw.sendall(asks)
+            heard = b"".join(iter(lambda raw=raw: raw.recv(4096), b""))  # type: ignore[misc]
+
+        assert b"HTTP/1" not in heard
 
 
 @pytest.mark.parametrize(("head", "status"), [("Host: localhost\r\nHost: localhost\r\n", b"400"), ("", b"400")])
@@ -116,6 +194,15 @@ def test_settings_take_names_and_origins_and_refuse_what_is_neither(tmp_path: Pa
     base = 'id = "n1"\nfleet = "f"\nbroker = "mqtt://x"\ndata = "data"\nroot = "root.json"\n'
     (tmp_path / "node.toml").write_text(base + 'allowed_hosts = ["gateway.plant"]\nallowed_origins = ["https://a.example:3000"]\n')
     assert load(tmp_path / "node.toml").allowed_hosts == ("gateway.plant",)
+
+    (tmp_path / "node.toml").write_text(base + "tcp = false\n")
+    alone = listen_of(load(tmp_path / "node.toml"))
+    assert (alone.port, alone.uds) == (None, str(tmp_path / "data" / "node.sock"))
+    (tmp_path / "node.toml").write_text(base + 'tcp = false\nsocket = "here.sock"\n')
+    assert listen_of(load(tmp_path / "node.toml")).uds == str(tmp_path / "here.sock")
+    (tmp_path / "node.toml").write_text(base + "tcp = false\ngrpc_port = 8081\n")
+    with pytest.raises(Refused, match="grpc_port"):
+        load(tmp_path / "node.toml")
 
     (tmp_path / "node.toml").write_text(base + 'allowed_origins = ["https://a.example/path"]\n')
     with pytest.raises(Refused, match="allowed_origins"):

@@ -140,3 +140,33 @@ def test_a_full_disk_and_a_missing_stick_are_told_apart(tmp_path: Path) -> None:
             Sideload(disk / "carried").unpack(path, fleet="plant")
         assert refused.value.code is Code.DISK_FULL
         assert Sideload(disk / "carried").releases() == {}
+
+
+def test_what_another_process_is_just_unpacking_is_not_cleared_away(tmp_path: Path) -> None:
+    carried = Sideload(tmp_path / "carried")
+    carried.directory.mkdir()
+    (carried.directory / ".unpacking-left").mkdir()
+
+    with carried._partial() as writing:
+        (writing / "a block").write_bytes(b"half")
+        found = unpack(frames(parcel()), tmp_path)
+
+        assert (writing / "a block").read_bytes() == b"half"
+        assert not (carried.directory / ".unpacking-left").exists()
+
+    assert set(carried.releases()) == {found.release}
+    assert not list(carried.directory.glob(".unpacking-*"))
+
+
+def test_a_parcel_with_more_than_releases_may_take_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "stick.parcel"
+    path.write_bytes(frames(parcel(blocks=3, size=31 + 100_000), [*BLOCKS, bytes(100_000)]))
+    carried = Sideload(tmp_path / "carried")
+
+    with pytest.raises(Refused) as refusal:
+        carried.unpack(path, fleet="plant", bytes_max=50_000)
+
+    assert refusal.value.code is Code.DISK_QUOTA
+    assert "disk_bytes_max" in refusal.value.reason
+    assert not list(carried.directory.iterdir())
+    carried.unpack(path, fleet="plant", bytes_max=200_000)

@@ -70,6 +70,7 @@ def _rename() -> None:
     routing.WorkerPool = routing.Router
     _module("hub.service.broker")
     _module("hub.service.broker.inbox", Inbox=_SimpleInbox)
+    _module("node.agent.inbox", Inbox=queue.Queue)
     _module("fleetcast", durable=_module("fleetcast.durable", write=lambda *arguments, **named: None))
     _module("hub.cli.deploy", deploy=None)
     _module("schemas.deployments", Deployments=object, Deployment=object)

@@ -1,6 +1,5 @@
 """The machines of a simulated fleet: one with the real hub, the others with a real agent each. They start, take turns, leave, and die."""
 
-import queue
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hub.service.broker.inbox import Inbox as HubInbox
 from hub.service.loop import Service
 from hub.settings import HubSettings, load
+from node.agent.inbox import Inbox as AgentInbox
 from node.agent.loop import Agent
 from node.enrol.enrolment_files import KEY_NAME
 from node.settings import NodeSettings
@@ -196,7 +196,7 @@ class _PowerCut:
                 raise PowerCutError
 
 
-class _AgentInbox(queue.Queue[Any]):
+class _AgentInbox(AgentInbox):
     """Nobody waits at it: the machine takes its turns when something is there."""
 
     def __init__(self, wake: Callable[[], None]) -> None:

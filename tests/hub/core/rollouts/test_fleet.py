@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.core.rollouts import fleet
+from hub.core.rollouts import fleet, gates
 from hub.core.rollouts.fleet import Node, fold_receipt, fold_state
 from hub.core.rollouts.listening import Listened
-from hub.core.rollouts.tally import NodeReport
+from hub.core.rollouts.tally import NodeReport, Tally, tally
 from schemas.deployments import DEFAULT, Deployment
 from schemas.errors import Code, Refused
 from schemas.names import RESERVED_NODES, sha256
@@ -281,3 +281,29 @@ def test_a_failure_that_a_receipt_proves_is_not_lacked() -> None:
     node = fold_receipt(known(state(slots=(Slot(model="delay", state="refused", target=TWO),))), receipt(1, "refused", TWO), received_at=1)
 
     assert not fleet.lacks_receipts(node)
+
+
+def judged(*codes: str) -> tuple[Tally, gates.Verdict]:
+    """What a gate says of nodes of which each has refused the release for one of these reasons."""
+    release = ReleaseRef("1.0.0", ONE)
+    deployment = Deployment(name=DEFAULT, release=release, state="running", rollout=bytes(16), started=1, gate=Gate())
+    nodes = [
+        fold_receipt(known(state()), receipt(1, "refused", ONE, code=code), received_at=5, heard_at=Listened(2000.0)) for code in codes
+    ]
+    reports = [fleet.report(node, deployment, model="delay", listened=Listened(2000.0)) for node in nodes]
+    counted = tally(deployment, reports, judged_from=0, now=6)
+    return counted, next(one for one in gates.verdicts(Gate(), counted, gates.Facts(reports)) if one.name == "failures")
+
+
+@pytest.mark.parametrize("code", ["disk.damaged", "disk.full", "store.damaged"])
+def test_no_gate_counts_what_is_wrong_with_a_devices_own_disk(code: str) -> None:
+    counted, verdict = judged(code)
+
+    assert (counted.heard, counted.failed, verdict.outcome) == (1, 0, "holds")
+
+
+def test_a_gate_says_for_which_failures_devices_may_be_to_blame() -> None:
+    counted, verdict = judged("runtime.absent", "worker.crashed", "model.golden_mismatch")
+
+    assert (counted.failed, verdict.outcome) == (3, "fails")
+    assert "(2 for runtime.absent, worker.crashed, for which their devices may be to blame)" in verdict.sentence

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from node.trust.tuf_client import Release
+from schemas.manifest import Limits
 from tests.node.agent.activation import test_activation as activation
 from tests.node.agent.activation.test_activation import affine, answers, ask, said, settle
 from tests.node.agent.sites import Site
 
 contents, publish = activation.contents, activation.publish
-FOUND = "artifact.digest_mismatch"
+FOUND = "disk.damaged"
 
 
 class Road:
@@ -157,3 +158,57 @@ def test_a_newer_release_takes_the_place_of_a_damaged_one(started: Callable[[], 
 
     site.turn_until(lambda: answers(site) == "2.0.0")
     assert code(site) == ""
+
+
+def manifest_of(site: Site, release: Release) -> Path:
+    return site.folder / "artifacts" / release.digest.hex() / "manifest.msgpack"
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [flip, Path.unlink, make_a_folder])
+@pytest.mark.parametrize("is_proven", [True, False], ids=["active", "on probation"])
+def test_a_damaged_manifest_is_written_again_when_the_hub_says_it_again(
+    started: Callable[[], Site], publish: Callable[..., Release], damage: Callable[[Path], None], is_proven: bool
+) -> None:
+    site = started()
+    release = publish("1.0.0", affine(2.0), limits=Limits(probation_seconds=0 if is_proven else 3600))
+    site.wants(release)
+    site.turn_until(lambda: answers(site) == "1.0.0" and site.slot().proven is is_proven)
+    whole = manifest_of(site, release).read_bytes()
+    damage(manifest_of(site, release))
+
+    site = started()
+    site.turn_until(lambda: code(site) == FOUND)
+    assert answers(site) is None
+
+    site.slots.announced([release])
+    site.turn_until(lambda: answers(site) == "1.0.0")
+    assert (manifest_of(site, release).read_bytes(), code(site)) == (whole, "")
+    assert "rolled_back" not in said(site, release)
+
+
+def test_a_release_that_was_damaged_before_its_test_is_fetched_again_and_nothing_is_reported(
+    started: Callable[[], Site], publish: Callable[..., Release]
+) -> None:
+    site, release = started(), publish("1.0.0", affine(2.0))
+    courier, prepared = site.slots._fetcher, []
+
+    def damaged_first(*what: Any) -> None:
+        if not prepared:
+            change(file_of(site, release))
+        prepared.append(what)
+        prepare(*what)
+
+    prepare = site.slots._prepare
+    site.slots._prepare = damaged_first  # type: ignore[method-assign]
+    site.wants(release)
+    site.turn_until(lambda: answers(site) == "1.0.0")
+
+    assert site.slots._fetcher is courier
+    assert [move.event for move in site.store.moves("m")][:5] == ["wanted", "fetched", "begun", "damaged", "fetched"]
+    assert set(said(site, release)) <= {"serving"}

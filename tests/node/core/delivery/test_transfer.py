@@ -208,3 +208,18 @@ def test_what_is_allowed_is_never_exceeded_and_nothing_paused_is_asked_for() -> 
             transfer.took(digest, now=now)
         assert transfer.in_flight_bytes <= max(allowed, before)
     assert transfer.missing_bytes == sum(piece.payload.bytes for piece in transfer.missing)
+
+
+def test_a_transfer_that_has_to_wait_leaves_the_topics_of_what_has_come() -> None:
+    """A copy that is published for another node would cost a parked one bytes of its budget."""
+    transfer, commands = Transfer.start(plan(6), window_bytes=WINDOW, filters_per_subscribe=FILTERS, rng=Random(0), now=0.0, online=True)
+    subscribed = {digest for one in commands if isinstance(one, Subscribe) for digest in one.digests}
+    transfer.granted(tuple(subscribed), now=0.0)
+    for digest in sorted(subscribed):
+        transfer.allow(0, now=1.0)
+        transfer.took(digest, now=1.0)
+
+    left = [digest for one in transfer.allow(0, now=1.0) if isinstance(one, Unsubscribe) for digest in one.digests]
+
+    assert set(left) == subscribed
+    assert any(isinstance(one, Subscribe) for one in transfer.allow(WINDOW, now=2.0)), "it goes on when it may"

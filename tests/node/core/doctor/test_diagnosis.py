@@ -148,7 +148,7 @@ CASES: list[tuple[Facts, Trouble]] = [
     (agent(node="gw-2"), Trouble.AGENT_OTHER),
     (agent(answered_at=NOW - 1000), Trouble.SERVING_SILENT),
     (agent(workers=()), Trouble.SERVING_NOTHING),
-    (agent(workers=(), slots=(STATUS.slots[0].model_copy(update={"code": "artifact.digest_mismatch"}),)), Trouble.SERVING_DAMAGED),
+    (agent(workers=(), slots=(STATUS.slots[0].model_copy(update={"code": "disk.damaged"}),)), Trouble.SERVING_DAMAGED),
     (agent(inherited=False), Trouble.SERVICE_NO_SOCKET),
     (agent(watchdog_seconds=None), Trouble.SERVICE_NO_WATCHDOG),
 ]

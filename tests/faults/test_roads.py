@@ -1,0 +1,170 @@
+"""Roads that break under a real transfer from a real mosquitto: outages, half-open connections, a broker that is swapped."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from bench.roads import Road, Weather
+from fleetcast.mqtt_connection import TlsFiles
+from node.core.delivery.transfer import pieces
+from schemas.manifest import Block
+from schemas.names import sha256
+from tests.brokers import Broker, Mosquitto
+from tests.node.agent.hubs import BLOCK, Hub, Node, release, serving, target
+from tests.simulation import fleet as simulated
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+RATE_64_KBIT = 8_000.0  # bytes a second
+WINDOW = 400_000
+
+Count = Callable[[int, int], None]
+
+
+class Behind:
+    """A broker as it is found at the end of a road."""
+
+    kind = "mosquitto"
+
+    def __init__(self, broker: Broker, weather: Weather, seed: int = 0) -> None:
+        assert isinstance(broker, Mosquitto)
+        self.broker, self.road = broker, Road(broker.port, weather, seed=seed)
+
+    def url(self, user: str = "hub") -> str:
+        return self.broker.url(user).replace(str(self.broker.port), str(self.road.port))
+
+    def tls(self, user: str = "hub") -> TlsFiles:
+        return self.broker.tls(user)
+
+
+@pytest.fixture
+def roads() -> Iterator[list[Road]]:
+    made: list[Road] = []
+    yield made
+    for road in made:
+        road.close()
+
+
+def behind(broker: Broker, roads: list[Road], weather: Weather, seed: int = 0) -> Behind:
+    found = Behind(broker, weather, seed)
+    roads.append(found.road)
+    return found
+
+
+def received(node: Node, manifest: object) -> int:
+    return node.store.usage_of(target(manifest).digest).received  # type: ignore[arg-type]
+
+
+def wait(node: Node, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        node.turn()
+
+
+def test_an_outage_of_90_seconds_at_64_kbit_costs_no_block_twice(
+    mosquitto: Broker, tmp_path: Path, roads: list[Road], count: Count
+) -> None:
+    """In real time, and with a tenth of what is sent held up, as it is where packets are lost and sent again."""
+    data = Random(1).randbytes(8 * BLOCK)
+    manifest, payloads = release(data)
+    road = behind(mosquitto, roads, Weather(rate=RATE_64_KBIT, latency=0.3, stall_every=5.0, stall=0.5))
+    with serving(Hub(mosquitto, manifest, payloads)):
+        node = Node(road, tmp_path)  # type: ignore[arg-type]
+        node.fetch(manifest)
+        node.until(lambda: received(node, manifest) >= 2 * BLOCK)
+        road.road.fall_silent()
+        wait(node, 90.0)
+        road.road.fall_silent(False)
+        node.until(lambda: node.ended, seconds=400)
+
+        assert node.file(manifest) == data
+        assert received(node, manifest) == len(data)
+        assert road.road.down_bytes <= 1.1 * len(data) + WINDOW
+        node.die()
+    count(1, 0)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_outages_with_repeated_and_late_packets_cost_at_most_their_share(seed: int, count: Count) -> None:
+    """64 kbit/s, 10 % repeated, 10 % lost, up to 30 s late, an outage of 90 s in each ten minutes, in virtual time."""
+    blocks = [Block(sha256(b"block %d" % number), BLOCK) for number in range(30)]
+    road = simulated.Road(
+        bytes_per_second=RATE_64_KBIT, latency_seconds=0.5, lose=0.1, repeat=0.1, reorder_seconds=30.0, drop=1 / 600, forget=1 / 3000
+    )
+    fleet = simulated.Fleet(seed, pieces([blocks], ("raw",)), [road, road], window_bytes=WINDOW)
+    outage(fleet, every_seconds=600.0, seconds=90.0)
+
+    fleet.run(seconds_max=24 * 3600)
+
+    assert fleet.done, f"seed {seed}: not done after a day"
+    for node in fleet.nodes:
+        assert set(node.taken) == {block.digest for block in blocks}, f"seed {seed}: a block is missing"
+        carried = len(blocks) * BLOCK
+        assert node.carried_bytes <= 2.5 * carried + (node.drops + 1) * WINDOW, f"seed {seed}: {node.carried_bytes} bytes for {carried}"
+    count(1, 0)
+
+
+def outage(fleet: simulated.Fleet, *, every_seconds: float, seconds: float) -> None:
+    """Have nothing get through for a while, again and again, as where a modem has no reception."""
+
+    def begin() -> None:
+        for node in fleet.nodes:
+            node.free_at = max(node.free_at, fleet.now) + seconds
+        fleet._at(fleet.now + every_seconds, begin)
+
+    fleet._at(every_seconds, begin)
+
+
+def test_a_connection_that_is_half_open_is_given_up_and_the_transfer_goes_on(
+    mosquitto: Broker, tmp_path: Path, roads: list[Road], count: Count
+) -> None:
+    """The broker has ended it, and the node is not told: no FIN, no reset, and what it sends goes nowhere."""
+    data = Random(2).randbytes(12 * BLOCK)
+    manifest, payloads = release(data)
+    road = behind(mosquitto, roads, Weather(rate=200_000))
+    with serving(Hub(mosquitto, manifest, payloads)):
+        node = Node(road, tmp_path)  # type: ignore[arg-type]
+        node.fetch(manifest)
+        node.until(lambda: received(node, manifest) >= 3 * BLOCK)
+        with road.road._lock:
+            pairs = list(road.road._pairs)
+        road.road.fall_silent()
+        for _, far in pairs:
+            far.close()  # The broker sees the end; the node's side stays open.
+        wait(node, 3.0)
+        road.road._pairs.clear()
+        for near, _ in pairs:
+            near.close()
+        road.road.fall_silent(False)
+        node.until(lambda: node.ended, seconds=300)
+
+        assert node.file(manifest) == data
+        assert received(node, manifest) == len(data)
+        node.die()
+    count(1, 0)
+
+
+@pytest.mark.parametrize("times", [1, 4])
+def test_a_broker_that_is_swapped_in_mid_transfer_costs_a_window(
+    mosquitto: Broker, tmp_path: Path, roads: list[Road], times: int, count: Count
+) -> None:
+    """Another broker answers at the same address, which knows no session and has retained nothing."""
+    data = Random(3).randbytes(20 * BLOCK)
+    manifest, payloads = release(data)
+    road = behind(mosquitto, roads, Weather(rate=300_000))
+    with serving(Hub(mosquitto, manifest, payloads)):
+        node = Node(road, tmp_path)  # type: ignore[arg-type]
+        node.fetch(manifest)
+        for number in range(times):
+            node.until(lambda number=number: received(node, manifest) >= (number + 1) * 3 * BLOCK)  # type: ignore[misc]
+            mosquitto.restart()
+        node.until(lambda: node.ended, seconds=300)
+
+        assert node.file(manifest) == data
+        usage = node.store.usage_of(target(manifest).digest)
+        assert usage.received == len(data)
+        assert usage.wasted <= times * WINDOW
+        node.die()
+    count(times, 0)
