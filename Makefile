@@ -115,6 +115,10 @@ bench-delivery: $(STAMP)  ## measure delivery beside zstd, xdelta3, bsdiff, casy
 bench-node: $(STAMP)  ## measure serving: swaps under load, the agent's overhead, throughput beside mlserver, memory; 5 minutes
 	$(BIN)/python -m bench all-of-node
 
+.PHONY: bench-hub
+bench-hub: $(STAMP)  ## measure what a year of 10,000 nodes costs a hub, on a seeded database of 5 GB in TMPDIR; 10 minutes
+	$(BIN)/python -m bench all-of-hub
+
 bench-drift: $(STAMP)  ## measure drift beside Evidently, alibi-detect, whylogs and OpenDP, installed into .bench/; 10 minutes
 	$(BIN)/python -m bench drift
 

@@ -16,6 +16,8 @@ from bench import (
     encodings,
     floods,
     fresh,
+    hub_history,
+    hub_messages,
     idle,
     influence,
     ingest,
@@ -38,6 +40,8 @@ GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "telemetry": telemetry.measure,
     "ingest": ingest.measure,
     "idle": idle.measure,
+    "hub-history": hub_history.measure,
+    "hub-messages": hub_messages.measure,
     "node": node.measure,
     "neighbours": neighbours.measure,
     "delivery": delivery.measure,
@@ -72,17 +76,19 @@ QUICK = (
     "influence",
 )  # `make bench`
 NODE = ("telemetry", "neighbours", "node")  # `make bench-node`
+HUB = ("hub-messages", "hub-history")  # `make bench-hub`
 DELIVERY = ("delivery", "memory", "relay", "coalescing", "encodings", "links")  # `make bench-delivery`
 
 COMMANDS = (
     ("make bench", QUICK),
     ("make bench-node", NODE),
     ("make bench-drift", ("drift",)),
+    ("make bench-hub", HUB),
     ("make bench-floods", ("floods",)),
     ("make test-fresh", ("fresh",)),
     ("make bench-simulate", ("simulate",)),
 )
-TOGETHER = {"all-of-delivery": DELIVERY, "all-of-node": NODE}
+TOGETHER = {"all-of-delivery": DELIVERY, "all-of-node": NODE, "all-of-hub": HUB}
 
 
 def main(names: Sequence[str]) -> int:

@@ -75,13 +75,15 @@ def _hub(directory: Path, days: int) -> tuple[Store, Settling]:
                 model="m", version="1.0.0", cohort=cohort, start=start, seconds=3600, windows=500, alarm=False, alpha=0.01, signals=signals
             )
             said = {"version": "1.0.0", "cohort": cohort, "about": "", "first_tested_at": start, "tested_at": start, "alarm": False}
-            tests.append({**key, **said, "body": test.model_dump_json()})
+            newest = test.model_dump_json()
+            tests.append({**key, **said, "body": newest})
         if (hour + 1) % (DAYS * 24) == 0:  # nine days in one transaction: the sync of the disk is most of it
             with store.database.write() as db:
                 db.execute(insert(tables.intervals), intervals)
                 db.execute(insert(tables.drifts), tests)
             intervals, tests = [], []
-    store.create()  # takes the newest test over
+    with store.database.write() as db:
+        db.execute(insert(tables.newest_drifts).values(model="m", tested_at=int(now), body=newest))
     settling = Settling(
         store=store,
         notes=Notes(store, publish=lambda _: None, clock=lambda: now),

@@ -60,8 +60,10 @@ class HubSettings(FileSettings):
     # Ids of windows are remembered this long, to count each window once. Keep it longer than a broker holds messages.
     ids_days: Annotated[int, Field(ge=32)] = 35
     intervals_days: Annotated[int, Field(ge=1)] = 400  # Intervals are kept this long after their last window.
-    # Drifts, alerts and refusals are kept this long. Its former name `told_days` is still read.
+    # Drifts, alerts, refusals, answered commands and changes of the fleet are kept this long. Its former name `told_days` is still read.
     history_days: Annotated[int, Field(ge=1)] = 400
+    receipts_days: Annotated[int, Field(ge=1)] = 400  # Receipts are kept this long; those of what nodes serve now are always kept.
+    events_kept: Annotated[int, Field(ge=1000)] = 100_000  # Greatest number of events that `fleetcast watch --history` prints.
     # Greatest share of ordinary intervals of a cohort that the test of one interval may call an alarm.
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01
     # Least mean number of intervals between two false alarms of the test over time.

@@ -61,7 +61,7 @@ class Fleet:
         for standing in Enrolments(store.database).changed_since(0)[1]:
             roll.take(standing)
         self._listened, self._now = Hearing(store.database).listened(), int(time.time())
-        self.nodes: Mapping[str, Node] = known_nodes(store, roll, listened=self._listened, now=self._now)
+        self.nodes: Mapping[str, Node] = known_nodes(store, roll, listened=self._listened, now=self._now).nodes
 
     def lines(self, model: Model, kept: Mapping[str, RolloutRow]) -> list[NodeLine]:
         """Return a line for each node that a deployment of the model decides for, those first that need somebody most.

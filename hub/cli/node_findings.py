@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from hub.cli.options import PAGE_NAMES_MAX, open_store
 from hub.core.rollouts.refusals import Reported, findings_of, fold
 from hub.database.rows import ReceiptRow
 from schemas import codec
-from schemas.errors import Code
+from schemas.errors import Code, Refused
 from schemas.receipt import Receipt, SealedReceipt
 from schemas.state import Finding, State
 
@@ -16,19 +17,39 @@ LINES_MAX = 10
 NAMES_SHOWN = 3
 
 
-def findings_by_node(directory: Path, states: Mapping[str, State], receipts: Sequence[ReceiptRow]) -> dict[str, tuple[Finding, ...]]:
+def findings_by_node(directory: Path, states: Mapping[str, State]) -> dict[str, tuple[Finding, ...]]:
     """Return what is wrong with each node now."""
+    older = sorted(name for name, state in states.items() if state.findings is None)
+    refused = _refused(directory, older) if older else {}
     timestamp = _newest_timestamp(directory)
-    older = {name for name, state in states.items() if state.findings is None}
-    refused: dict[str, Mapping[str, Reported]] = {}
-    for row in sorted((row for row in receipts if row.node in older), key=lambda row: row.sequence):
-        if row.outcome == "serving" or row.digest is None:  # The others change nothing that is kept, and there are many.
-            receipt = codec.decode(Receipt, codec.decode(SealedReceipt, row.sealed).body)
-            refused[row.node] = fold(refused.get(row.node, {}), receipt)
-    for name in older & refused.keys():
+    for name in refused:
         if states[name].timestamp_version >= timestamp:  # It follows: whatever it refused at the time, it has taken a newer one.
             refused[name] = {model: one for model, one in refused[name].items() if model}
     return {name: _believed(findings_of(state, refused.get(name, {}))) for name, state in states.items()}
+
+
+def _refused(directory: Path, older: Sequence[str]) -> dict[str, Mapping[str, Reported]]:
+    """Return what receipts say that older nodes refuse: as the hub has kept it, or read again where newer ones have come."""
+    from hub.core.rollouts.proof import Proof, refused_of  # noqa: PLC0415  # nodes of this version are listed without it
+
+    store, found = open_store(directory), dict[str, Mapping[str, Reported]]()
+    for at in range(0, len(older), PAGE_NAMES_MAX):
+        names = older[at : at + PAGE_NAMES_MAX]
+        proofs = store.proofs(names)
+        for name in names:
+            try:
+                found[name] = refused_of(codec.decode(Proof, proofs[name]))
+            except (KeyError, Refused):
+                found[name] = _folded(store.receipts(node=name))
+    return found
+
+
+def _folded(receipts: Sequence[ReceiptRow]) -> Mapping[str, Reported]:
+    refused: Mapping[str, Reported] = {}
+    for row in sorted(receipts, key=lambda row: row.sequence):
+        if row.outcome == "serving" or row.digest is None:  # The others change nothing that is kept, and there are many.
+            refused = fold(refused, codec.decode(Receipt, codec.decode(SealedReceipt, row.sealed).body))
+    return refused
 
 
 def _believed(found: tuple[Finding, ...]) -> tuple[Finding, ...]:
@@ -44,15 +65,15 @@ def _newest_timestamp(directory: Path) -> int:
         return 2**53
 
 
-def builds(software: Iterable[tuple[str, str]]) -> str:
-    """Return which builds nodes run, given each node's name and software; "" if they all run one."""
+def builds(software: Iterable[tuple[str, str]], *, which: str = "Nodes") -> str:
+    """Return which builds nodes run, given each node's name and software; "" if they all run one. `which` says which nodes these are."""
     nodes: dict[str, list[str]] = {}
     for name, build in software:
         nodes.setdefault(build or "an unknown build", []).append(name)
     if len(nodes) < 2:
         return ""
     counts = Counter({build: len(names) for build, names in nodes.items()})
-    return f"Nodes run {len(nodes)} builds: " + ", ".join(
+    return f"{which} run {len(nodes)} builds: " + ", ".join(
         f"{build} on {count} ({', '.join(nodes[build])})" if count <= NAMES_SHOWN else f"{build} on {count}"
         for build, count in counts.most_common()
     )

@@ -1,6 +1,7 @@
 """`fleetcast nodes`: what every node serves, by its own signed receipts; nodes that are gone, and new hardware in their place."""
 
 import re
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,13 +14,14 @@ from fleetcast.cli.terminal_text import plain
 from hub.cli.node_findings import builds, findings_by_node, shortened
 from hub.cli.node_settings import label, set_, settings
 from hub.cli.options import (
+    ALL,
     Lines,
     changes_fleet,
     dir_option,
     hub_runs,
     json_option,
     node_marks,
-    nodes_and_receipts,
+    node_page,
     open_store,
     passphrase_option,
     show,
@@ -29,7 +31,7 @@ from hub.core.rollouts.duplicates import OVER_SECONDS
 from hub.core.rollouts.node_class import other_key_in_words
 from hub.core.rollouts.parameters import in_words as parameter_in_words
 from hub.core.rollouts.refusals import SITE, in_words
-from hub.database.rows import NodeMarks, NodeRow, ReceiptRow, serving_now
+from hub.database.rows import NodeMarks, NodeRow, ReceiptRow, by_model
 from hub.settings import load
 from schemas import codec
 from schemas.errors import Code, Refused
@@ -42,6 +44,7 @@ LEDGER = ("planned", "received", "reused", "wasted")
 
 
 NODE_COMMANDS = ("list", "forget", "replace")
+PAGE = 100  # Nodes of one table.
 WAIT_HOURS = 24  # how long new hardware is waited for
 
 
@@ -87,10 +90,19 @@ nodes.add_command(settings)
 @nodes.command("list")
 @click.argument("node", required=False)
 @click.option("--where", metavar="SELECTOR", help="List only these nodes, such as site=jfk or 'state in (refused,waiting)'.")
+@click.option("--after", default="", metavar="NODE", help="List only nodes whose names come after this one.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=None,
+    help=f"Greatest number of nodes to list. The default is {PAGE}, and with --json all of them.",
+)
 @dir_option
 @json_option
-def list_(node: str | None, where: str | None, directory: Path, as_json: bool) -> None:
-    """List the nodes, or show one node in detail.
+def list_(node: str | None, where: str | None, after: str, limit: int | None, directory: Path, as_json: bool) -> None:
+    """List the nodes by name, or show one node in detail.
+
+    A table shows the first of them. The line below it names the command for the next page.
 
     In --where the key `state` is the class of a node, as `fleetcast rollout status MODEL --nodes` has it. A node with several models counts
     in the class that needs somebody most.
@@ -99,28 +111,31 @@ def list_(node: str | None, where: str | None, directory: Path, as_json: bool) -
     Examples:
       fleetcast nodes
       fleetcast nodes list --where site=jfk,state!=serving
+      fleetcast nodes --after gateway-17 --limit 500
       fleetcast nodes gateway-17 --json
     """
-    known, receipts = nodes_and_receipts(directory, node)
+    limit = limit or (ALL if as_json else PAGE)
+    page = node_page(directory, node=node, after=after, limit=ALL if where is not None else limit + 1)
     marks = node_marks(directory)
-    serving = serving_now(receipts)
-    states = {row.node: codec.decode(State, row.state) for row in known if node in {None, row.node}}
-    findings = findings_by_node(directory, states, receipts)
-    rows = [
-        _row(row, states[row.node], serving, findings[row.node], marks.get(row.node, NodeMarks())) for row in known if row.node in states
-    ]
-    if node is not None:
-        if not rows:
-            raise _unknown(node, marks.get(node, NodeMarks()))
-        one = rows[0]
-        show_one(one if as_json else {**one, **_details(one)}, as_json=as_json)
-        return
-    nobody = "No node has reported yet."
+    if node is not None and not page.nodes:
+        raise _unknown(node, marks.get(node, NodeMarks()))
+    nobody, of = "No node has reported yet." if not page.total else f"No node's name comes after {after!r}.", page.total
+    listed = list(page.nodes)
     if where is not None:
         from hub.cli.node_classes import matching  # noqa: PLC0415  # SQLAlchemy takes longer to import than the list without it
 
         names, nobody = matching(directory, where)
-        rows = [row for row in rows if row["node"] in names]
+        listed = [row for row in listed if row.node in names]
+        of = len(names)
+    is_more, listed = len(listed) > limit, listed[:limit]
+    serving = by_model(page.serving)
+    states = {row.node: codec.decode(State, row.state) for row in listed}
+    findings = findings_by_node(directory, states)
+    rows = [_row(row, states[row.node], serving, findings[row.node], marks.get(row.node, NodeMarks())) for row in listed]
+    if node is not None:
+        one = rows[0]
+        show_one(one if as_json else {**one, **_details(one)}, as_json=as_json)
+        return
     flat = [{**row, "serves": [_in_words(one) for one in row["models"]], "status": _status(row)} for row in rows]
     show(
         rows if as_json else flat,
@@ -137,9 +152,13 @@ def list_(node: str | None, where: str | None, directory: Path, as_json: bool) -
         ]
         two = [_two_devices(row) for row in rows if row["duplicate_since"] and not row["other_key_since"]]
         lines = [*others, *two, *lines]
-        mixed = builds((name, state.software) for name, state in states.items())
+        which = "Nodes" if len(rows) == of else "The nodes shown"
+        mixed = builds(((name, state.software) for name, state in states.items()), which=which)
         for line in [*shortened(lines, mend="`fleetcast nodes --json` has all of them"), *([mixed] if mixed else [])]:
             click.echo(plain(line))
+        if is_more:
+            same = f" --where {shlex.quote(where)}" if where is not None else ""
+            click.echo(plain(f"{len(rows)} of {of} nodes are shown; the next: fleetcast nodes{same} --after {rows[-1]['node']}"), err=True)
     waiting = {name: one.expected_until for name, one in marks.items() if one.expected_until is not None}
     if waiting and not as_json:
         for name, until in sorted(waiting.items()):

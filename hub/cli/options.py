@@ -17,7 +17,7 @@ from fleetcast.cli.table_output import Lines, json_option, show_one
 from schemas.errors import Code, Refused, Unreachable
 
 if TYPE_CHECKING:
-    from hub.database.rows import NodeMarks, NodeRow, ReceiptRow
+    from hub.database.rows import NodeMarks, NodePage
     from hub.database.store import Store
     from hub.settings import HubSettings
     from hub.signing.tuf_repository import Repository
@@ -29,7 +29,7 @@ __all__ = [  # `Lines`, `json_option` and `show_one` are shared with the device'
     "dir_option",
     "hub_runs",
     "json_option",
-    "nodes_and_receipts",
+    "node_page",
     "open_store",
     "passphrase",
     "passphrase_option",
@@ -41,6 +41,7 @@ __all__ = [  # `Lines`, `json_option` and `show_one` are shared with the device'
 
 SQLITE_NAME = "hub.sqlite"
 PASSPHRASE_CHARACTERS_MAX = 4096  # more than any key takes, and /dev/zero does not fill the memory
+PAGE_NAMES_MAX = 1000  # Names in one question to the database.
 DATABASE_BYTES_MIN = 256 * 1024  # Free bytes below which a failed write of the database means a full disk.
 
 
@@ -132,22 +133,33 @@ def open_store(directory: Path) -> "Store":
     return store
 
 
-def nodes_and_receipts(directory: Path, node: str | None) -> "tuple[Sequence[NodeRow], Sequence[ReceiptRow]]":
-    """Return every node by name, and the receipts of one or of all, the newest first.
+ALL = 2**62  # As many nodes as there are.
+
+
+def node_page(directory: Path, *, node: str | None = None, after: str = "", limit: int = ALL) -> "NodePage":
+    """Return one node, or a page of nodes by name, those behind `after`; with the receipts of what they serve.
 
     Raises:
-        Refused: there is no fleet in this folder, its database is of an earlier version, or the disk has no room.
+        Refused: there is no fleet in this folder, its database is of another version, or the disk has no room.
         Unreachable: the database does not answer.
     """
     from hub.database import sqlite_reader  # noqa: PLC0415
     from hub.settings import load  # noqa: PLC0415
 
     if not load(directory).database_url:
-        found = sqlite_reader.nodes_and_receipts(directory / SQLITE_NAME, node)
+        found = sqlite_reader.node_page(directory / SQLITE_NAME, node=node, after=after, limit=limit)
         if found is not None:
             return found
+    from hub.database.rows import NodePage  # noqa: PLC0415
+
     store = open_store(directory)
-    return store.nodes(), store.receipts(node=node)
+    if node is None:
+        nodes = store.nodes_after(after, limit)
+    else:
+        one = store.node(node)
+        nodes = [] if one is None else [one]
+    serving = store.serving() if len(nodes) > PAGE_NAMES_MAX else store.serving([row.node for row in nodes])
+    return NodePage(nodes, serving, store.count_nodes())
 
 
 def node_marks(directory: Path) -> "Mapping[str, NodeMarks]":

@@ -288,9 +288,7 @@ def ledger(release: str, directory: Path, as_json: bool) -> None:
     check_model(repository, model)
     digest = sha256(repository.manifest(model, version))
     store = open_store(directory)
-    rows = {
-        row.node: _of_receipt(row) for row in reversed(store.receipts(model=model)) if row.digest == digest and row.outcome != "refused"
-    }
+    rows = {row.node: _of_receipt(row) for row in store.receipts_of_release(digest) if row.outcome != "refused"}
     for node in store.nodes():
         for slot in codec.decode(State, node.state).slots:
             if slot.target == digest and slot.bytes_planned:

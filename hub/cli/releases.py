@@ -24,7 +24,6 @@ from hub.cli.options import (
     split,
 )
 from hub.cli.removal import confirm, manifests, needed_as, own_payloads, present_deployments, yes_option
-from hub.database.rows import serving_now
 from hub.database.store import Store
 from hub.publish.block_store import BlockStore
 from hub.publish.release_blocks import free, own_bytes, own_of_each
@@ -209,12 +208,12 @@ def _check_not_needed(deployments: Sequence[Deployment], model: str, version: st
     raise Refused(Code.RELEASE_NEEDED, f"{model}@{version} is needed: {reason}. First {mend}; or add --force")
 
 
-def nodes_serving(store: Store) -> "Counter[bytes | None]":
-    """Return how many nodes serve each release, by their newest receipts."""
-    return Counter(one.digest for one in serving_now(store.receipts()).values())
+def nodes_serving(store: Store) -> "Counter[bytes]":
+    """Return how many nodes serve each release, by their receipts."""
+    return Counter(store.nodes_serving())
 
 
-def _row(manifest: Manifest, digest: bytes, serving: "Counter[bytes | None]", blocks: BlockStore) -> dict[str, Any]:
+def _row(manifest: Manifest, digest: bytes, serving: "Counter[bytes]", blocks: BlockStore) -> dict[str, Any]:
     files = manifest.files_of(manifest.variants[0].name)
     return {
         "model": manifest.model,

@@ -1,12 +1,12 @@
 """Opens one SQL database: transactions that are durable when they end, and no exception of the database's own. Knows no table."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, MetaData, Table, bindparam, create_engine, event, insert, inspect, update
+from sqlalchemy import Connection, Table, TextClause, bindparam, create_engine, event, insert, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -18,6 +18,8 @@ _CORRUPT, _NOTADB, _READONLY, _IOERR, _FULL = 11, 26, 8, 10, 13
 _DAMAGED, _STUCK = {_CORRUPT, _NOTADB}, {_READONLY, _IOERR, _FULL}
 _FULL_WORDS = ("disk is full", "No space", "Read-only file system")
 BUSY_SECONDS = 10  # how long a writer waits for another process's transaction
+ALONE_SECONDS = 3600  # how long one waits that changes the schema: another may bring over years
+ALONE_LOCK = 0x666C_6565_7463_6173  # "fleetcas", for PostgreSQL's lock of everybody who changes the schema
 
 
 class Database:
@@ -26,26 +28,10 @@ class Database:
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self.actor = HUB_ACTOR  # Name under which changes are kept: a command puts its operator's in place of the hub's.
-        sqlite = make_url(url).get_backend_name() == "sqlite"
-        self._engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS} if sqlite else {})
-        if sqlite:
+        self._is_sqlite = make_url(url).get_backend_name() == "sqlite"
+        self._engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS} if self._is_sqlite else {})
+        if self._is_sqlite:
             event.listen(self._engine, "connect", _pragmas)
-
-    def create(self, metadata: MetaData) -> None:
-        """Make the tables and the indices that are missing: those of a table that an earlier version made, too."""
-        with _foreign(str(self._engine.url)):
-            metadata.create_all(self._engine)
-        with self.write() as db:
-            for table in metadata.sorted_tables:
-                known = {index["name"] for index in inspect(db).get_indexes(table.name)}
-                for index in sorted(table.indexes, key=lambda one: str(one.name)):
-                    if index.name not in known:
-                        index.create(db)
-
-    def missing(self, metadata: MetaData) -> frozenset[str]:
-        """Return the names of the tables that are not there."""
-        with self.read() as db:
-            return frozenset(metadata.tables) - frozenset(inspect(db).get_table_names())
 
     def close(self) -> None:
         """Release it."""
@@ -66,6 +52,49 @@ class Database:
         """Begin one transaction, durable when the block ends."""
         with _foreign(str(self._engine.url)), self._engine.begin() as db:
             yield db
+
+    @contextmanager
+    def alone(self) -> Iterator[Connection]:
+        """Begin one transaction as the only writer, before it reads; others wait until it ends, and so does this one for them.
+
+        It is durable when the block ends, with whatever tables it makes.
+        """
+        with _foreign(str(self._engine.url)), self._engine.connect() as db:
+            if self._is_sqlite:
+                db.exec_driver_sql(f"PRAGMA busy_timeout={1000 * ALONE_SECONDS}")
+                db.exec_driver_sql("BEGIN IMMEDIATE")  # Python's driver would begin at the first row written, and leave tables outside.
+            else:
+                db.exec_driver_sql(f"SELECT pg_advisory_xact_lock({ALONE_LOCK})")
+            try:
+                yield db
+            except BaseException:
+                db.rollback()
+                raise
+            else:
+                db.commit()
+            finally:
+                if self._is_sqlite:
+                    db.exec_driver_sql(f"PRAGMA busy_timeout={1000 * BUSY_SECONDS}")
+
+    @contextmanager
+    def write_soon(self) -> Iterator[Connection]:
+        """Begin one transaction that a power cut may take away, as if it had not been: it does not wait for the disk.
+
+        A crash of the process does not, and the next transaction of `write` makes it durable, too.
+        """
+        with _foreign(str(self._engine.url)), self._engine.connect() as db:
+            if self._is_sqlite:
+                db.exec_driver_sql("PRAGMA synchronous=NORMAL")  # The journal is in order, so that nothing later is there without it.
+            else:
+                db.exec_driver_sql("SET LOCAL synchronous_commit TO OFF")
+            try:
+                yield db
+                db.commit()
+            finally:
+                if db.in_transaction():
+                    db.rollback()
+                if self._is_sqlite:
+                    db.exec_driver_sql("PRAGMA synchronous=FULL")
 
     def rows(self, kind: Callable[..., Any], query: Any, **values: Any) -> list[Any]:
         """Return the rows that a query finds with these values, each made by `kind`."""
@@ -129,6 +158,21 @@ def put(db: Connection, table: Table, key: Mapping[str, Any], values: Mapping[st
     bound = {f"new_{name}": value for name, value in values.items()}
     if not db.execute(replace, {**bound, **{f"key_{name}": value for name, value in key.items()}}).rowcount:
         db.execute(add, bound)
+
+
+@lru_cache(maxsize=64)
+def _upserting(table: Table, key: tuple[str, ...], names: tuple[str, ...]) -> TextClause:
+    columns, marks = ", ".join(names), ", ".join(f":{name}" for name in names)
+    changes = ", ".join(f"{name} = excluded.{name}" for name in names if name not in key)
+    return text(  # Names of our own; SQLite and PostgreSQL read the same words.
+        f"INSERT INTO {table.name} ({columns}) VALUES ({marks}) ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"  # noqa: S608
+    )
+
+
+def put_all(db: Connection, table: Table, key: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Replace or insert many rows by one statement; all have the same columns."""
+    if rows:
+        db.execute(_upserting(table, tuple(key), tuple(rows[0])), [dict(row) for row in rows])
 
 
 def inserted(db: Connection, table: Table, values: Mapping[str, Any]) -> int:

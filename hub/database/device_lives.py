@@ -174,7 +174,7 @@ def _state(db: Connection, node: str) -> str | None:
 
 
 def _erase(db: Connection, node: str, *, early: bool = True) -> None:
-    reported = [tables.nodes, tables.heard, tables.receipts, tables.duplicate_nodes, tables.other_keys]
+    reported = [tables.nodes, tables.heard, tables.receipts, tables.serving, tables.proofs, tables.duplicate_nodes, tables.other_keys]
     for table in [*reported, tables.early_receipts] if early else reported:
         db.execute(delete(table).where(table.c.node == node))
 

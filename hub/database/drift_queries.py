@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, select, tuple_
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, select, tuple_
 
 from hub.core.rollouts.active_alarms import StreamName
 from hub.core.rollouts.gate_summary import Heard
@@ -21,6 +21,21 @@ ALERTS_MAX = 10_000  # alerts of one model: older ones concern no question that 
 
 GATHERING = '%"gathering":true%'  # in the document of a test
 Key = tuple[str, str, int, int, bool, str]  # what names a tested interval: version, cohort, start, seconds, calibrated, about
+
+_TABLE = intervals.c
+_HERE = (_TABLE.release == bindparam("release"), _TABLE.cohort == bindparam("cohort"))
+_NEXT_PAIR = (  # The next cohort of a release, or the first one of the next release: past all intervals of the one before.
+    select(_TABLE.release, _TABLE.cohort).where(_HERE[0], _TABLE.cohort > bindparam("cohort")).order_by(_TABLE.cohort).limit(1),
+    select(_TABLE.release, _TABLE.cohort).where(_TABLE.release > bindparam("release")).order_by(_TABLE.release, _TABLE.cohort).limit(1),
+)
+_NEWEST_TESTED = select(_TABLE.model, _TABLE.start).where(*_HERE, _TABLE.tested_windows > 0).order_by(_TABLE.start.desc()).limit(1)
+_KNOWN = select(streams.c.release).where(streams.c.release == bindparam("release"), streams.c.cohort == bindparam("cohort"))
+_WINDOWS_LEFT = (
+    select(_TABLE.calibrated, func.max(func.coalesce(withheld.c.windows_left, _TABLE.windows)))
+    .outerjoin(withheld, and_(*(withheld.c[name] == _TABLE[name] for name in INTERVAL_KEY)))
+    .where(*_HERE, _TABLE.start == bindparam("start"))
+    .group_by(_TABLE.calibrated)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,40 +121,51 @@ class Findings:
 
     def begun(self, model: str | None = None, cohort: str | None = None) -> list[StreamRow]:
         """Return streams of which nothing was judged yet, since the nodes gather their baselines: rows without evidence."""
-        table = intervals.c
-        known = select(streams.c.release).where(streams.c.release == table.release, streams.c.cohort == table.cohort).exists()
-        query = select(table.release, table.cohort, table.model).where(~known, table.tested_windows > 0).distinct()
-        for column, value in ((table.model, model), (table.cohort, cohort)):
-            if value is not None:
-                query = query.where(column == value)
+        found = list[StreamRow]()
         with self._database.read() as db:
-            return [StreamRow(row[0], row[1], row[2], b"", -math.inf, None, 0) for row in db.execute(query.order_by(table.model)).all()]
+            for release, where in _pairs(db):
+                at = {"release": release, "cohort": where}
+                if cohort not in {None, where} or db.execute(_KNOWN, at).first() is not None:
+                    continue
+                newest = db.execute(_NEWEST_TESTED, at).first()
+                if newest is not None and model in {None, newest.model}:
+                    found.append(StreamRow(release, where, newest.model, b"", -math.inf, None, 0))
+        return sorted(found, key=lambda row: row.model)
 
     def heard(
         self, model: str, cohort: str | None = None, *, release: bytes | None = None, since: int = 0
     ) -> dict[tuple[bytes, str], Heard]:
         """Return of each release in a cohort the newest interval that has settled, and of which a window came at `since` or later."""
+        found: dict[tuple[bytes, str], Heard] = {}
+        with self._database.read() as db:
+            newest = self._heard_since(db, model, cohort, release, since) if since else self._heard(db, model, cohort, release)
+            for digest, where, start in newest:
+                found[digest, where] = before = Heard(start)
+                for calibrated, windows in db.execute(_WINDOWS_LEFT, {"release": digest, "cohort": where, "start": start}):
+                    found[digest, where] = before = replace(before, **{"calibrated" if calibrated else "others": int(windows)})
+        return found
+
+    def _heard(self, db: Connection, model: str, cohort: str | None, release: bytes | None) -> Iterator[tuple[bytes, str, int]]:
+        """Yield releases, cohorts and the beginning of their newest settled interval: the key leads to it, past all others."""
+        pairs = _pairs(db) if cohort is None or release is None else iter([(release, cohort)])
+        for digest, where in pairs:
+            if cohort in {None, where} and release in {None, digest}:
+                newest = db.execute(_NEWEST_TESTED, {"release": digest, "cohort": where}).first()
+                if newest is not None and newest.model == model:
+                    yield digest, where, newest.start
+
+    def _heard_since(
+        self, db: Connection, model: str, cohort: str | None, release: bytes | None, since: int
+    ) -> Iterator[tuple[bytes, str, int]]:
+        """Yield the same of the intervals that were heard lately."""
         table = intervals.c
-        which = (table.release, table.cohort, table.start)
-        newest = select(table.release, table.cohort, func.max(table.start).label("start")).where(
+        newest = select(table.release, table.cohort, func.max(table.start)).where(
             table.model == model, table.tested_windows > 0, table.last_at >= since
         )
         for column, value in ((table.cohort, cohort), (table.release, release)):
             if value is not None:
                 newest = newest.where(column == value)
-        last = newest.group_by(table.release, table.cohort).subquery()
-        query = (
-            select(*which, table.calibrated, func.max(func.coalesce(withheld.c.windows_left, table.windows)))
-            .join(last, and_(*(column == last.c[column.name] for column in which)))
-            .outerjoin(withheld, and_(*(withheld.c[name] == table[name] for name in INTERVAL_KEY)))
-            .group_by(*which, table.calibrated)
-        )
-        found: dict[tuple[bytes, str], Heard] = {}
-        with self._database.read() as db:
-            for digest, where, start, calibrated, windows in db.execute(query).all():
-                before = found.get((digest, where), Heard(start))
-                found[digest, where] = replace(before, **{"calibrated" if calibrated else "others": int(windows)})
-        return found
+        yield from ((row[0], row[1], int(row[2])) for row in db.execute(newest.group_by(table.release, table.cohort)).all())
 
     def newest_start(self, model: str, cohort: str, about: About | None) -> int:
         """Return when the newest tested interval of a model in a cohort began, of whichever release; 0 where there is none."""
@@ -189,6 +215,15 @@ class Findings:
             if len(page) < PAGE:
                 return
             after = tuple(page[-1][column.name] for column in order)
+
+
+def _pairs(db: Connection) -> Iterator[tuple[bytes, str]]:
+    """Yield every release and cohort of which intervals are kept."""
+    at: dict[str, Any] = {"release": b"", "cohort": ""}
+    same, following = _NEXT_PAIR
+    while row := db.execute(same, at).first() or db.execute(following, {"release": at["release"]}).first():
+        at = {"release": row.release, "cohort": row.cohort}
+        yield row.release, row.cohort
 
 
 def _of_stream(name: StreamName) -> ColumnElement[bool]:

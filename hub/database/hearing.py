@@ -6,7 +6,7 @@ from sqlalchemy import select
 
 from hub.core.rollouts.listening import Listened
 from hub.database import tables
-from hub.database.connection import Database, put
+from hub.database.connection import Database, put, put_all
 
 
 class Hearing:
@@ -30,10 +30,9 @@ class Hearing:
         with self._database.read() as db:
             return {row.node: Listened(float(row.at)) for row in db.execute(select(tables.heard))}
 
-    def keep_heard(self, heard: Mapping[str, Listened]) -> None:
-        """Keep when these nodes were last heard."""
-        if not heard:
-            return
-        with self._database.write() as db:
-            for node, at in heard.items():
-                put(db, tables.heard, {"node": node}, {"node": node, "at": at})
+    def keep_heard(self, heard: Mapping[str, tuple[Listened, int]]) -> None:
+        """Keep when these nodes were last heard, and when that was by the wall clock. A power cut may take it away again."""
+        if heard:
+            with self._database.write_soon() as db:
+                rows = [{"node": node, "at": at, "last_seen": last_seen} for node, (at, last_seen) in heard.items()]
+                put_all(db, tables.heard, ("node",), rows)

@@ -1,21 +1,34 @@
 """Reads back what is known of every node: the same for the running hub after its start and for commands beside it."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from hub.core.enrol.enrolment import Roll
 from hub.core.rollouts import fleet
 from hub.core.rollouts.listening import Listened
+from hub.core.rollouts.proof import with_proof
 from hub.database.device_lives import DeviceLives
 from hub.database.hearing import Hearing
 from hub.database.rows import ReceiptRow
 from hub.database.store import Store
 from schemas import codec
+from schemas.errors import Refused
 from schemas.receipt import Receipt, SealedReceipt
 from schemas.state import State
 
 
-def known_nodes(store: Store, roll: Roll, *, listened: Listened, now: float) -> dict[str, fleet.Node]:
-    """Return every node that counts, by name, with what its receipts prove."""
-    heard, found = Hearing(store.database).heard(), dict[str, fleet.Node]()
-    others = DeviceLives(store.database).other_keys()
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Hold the nodes that count, by name; `unproved` are those of which receipts were folded, since no proof of them was kept."""
+
+    nodes: Mapping[str, fleet.Node]
+    unproved: frozenset[str]
+
+
+def known_nodes(store: Store, roll: Roll, *, listened: Listened, now: float) -> Known:
+    """Return every node that counts, with what its receipts prove. What it costs does not grow with the number of receipts."""
+    heard, found, unproved = Hearing(store.database).heard(), dict[str, fleet.Node](), set[str]()
+    others, proofs = DeviceLives(store.database).other_keys(), store.proofs()
     for row in store.nodes():
         if not roll.counts(row.node):
             continue  # its earlier reports stay in the store, for people
@@ -23,11 +36,20 @@ def known_nodes(store: Store, roll: Roll, *, listened: Listened, now: float) -> 
         # A hub of an earlier version kept times of the wall alone. What a crash has kept of a node and not of the clock is no future.
         heard_at = Listened(min(listened, heard.get(row.node, listened - max(0.0, now - row.last_seen))))
         other = others[row.node].fingerprint if row.node in others else None
-        found[row.node] = fleet.Node(state, row.status, row.session, row.last_seen, row.public_key, heard_at=heard_at, other_key=other)
-    for kept in reversed(store.receipts()):
-        if kept.node in found:
-            found[kept.node] = _folded(found[kept.node], kept)
-    return found
+        node = fleet.Node(state, row.status, row.session, row.last_seen, row.public_key, heard_at=heard_at, other_key=other)
+        proved = _proved(node, proofs.get(row.node))
+        if proved is None:
+            unproved.add(row.node)
+        found[row.node] = proved or folded_again(store, node)
+    return Known(found, frozenset(unproved))
+
+
+def _proved(node: fleet.Node, body: bytes | None) -> fleet.Node | None:
+    """Return a node by what was kept of its receipts; None where nothing was, or another version of this program wrote it."""
+    try:
+        return None if body is None else with_proof(node, body)
+    except Refused:
+        return None
 
 
 def folded_again(store: Store, node: fleet.Node) -> fleet.Node:

@@ -86,6 +86,15 @@ class ReceiptRow:
 
 
 @dataclass(frozen=True, slots=True)
+class NodePage:
+    """Hold some nodes by name, the receipts of what they serve, and how many nodes there are in all."""
+
+    nodes: Sequence[NodeRow]
+    serving: Sequence[ReceiptRow]
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class Kept:
     """Hold what became of a receipt that came; `epoch` is None where another of the same number stays in its place."""
 
@@ -289,16 +298,40 @@ class EventRow:
     actor: str | None = None  # the name under which the fleet was changed, where that is what happened
 
 
-def serving_now(receipts: Sequence[ReceiptRow]) -> dict[tuple[str, str | None], ReceiptRow]:
-    """Return the receipt of what each node serves of each model, from receipts with the newest first.
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Hold what a node serves of a model by its receipts: `served_by` is the number of the one that says so, None where none does.
+
+    `epoch` and `sequence` are of the newest receipt of the model.
+    """
+
+    node: str
+    model: str
+    digest: bytes | None
+    served_by: int | None
+    epoch: int
+    sequence: int
+
+
+def served_after(
+    before: Served | None, node: str, model: str, *, outcome: str, digest: bytes | None, epoch: int, sequence: int
+) -> Served | None:
+    """Return what is served after one more receipt; None where it comes late, so that all have to be read in their order.
 
     A release that was rolled back is not served any more, also where no receipt says what is served instead.
     """
-    found: dict[tuple[str, str | None], ReceiptRow] = {}
-    for one in reversed(receipts):
-        key = (one.node, one.model)
-        if one.outcome == "serving":
-            found[key] = one
-        elif one.outcome == "rolled_back" and key in found and found[key].digest == one.digest:
-            del found[key]
-    return found
+    if before is None:
+        before = Served(node, model, None, None, epoch, sequence)
+    elif (epoch, sequence) <= (before.epoch, before.sequence):
+        return None
+    after = replace(before, epoch=epoch, sequence=sequence)
+    if outcome == "serving":
+        return replace(after, digest=digest, served_by=sequence)
+    if outcome == "rolled_back" and before.digest == digest:
+        return replace(after, digest=None, served_by=None)
+    return after
+
+
+def by_model(receipts: Iterable[ReceiptRow]) -> dict[tuple[str, str | None], ReceiptRow]:
+    """Return the receipts of what nodes serve by node and model."""
+    return {(one.node, one.model): one for one in receipts}

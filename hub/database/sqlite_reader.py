@@ -1,4 +1,4 @@
-"""Read the nodes and their receipts of a SQLite database, without SQLAlchemy: its import takes longer than the whole of `fleetcast nodes`.
+"""Read nodes and the receipts of what they serve from a SQLite database, without SQLAlchemy, whose import takes longer than all else.
 
 Knows the names of the tables and their columns, and reads only. Whatever is not as usual is left to the store: it names what is wrong.
 """
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from hub.database.rows import NodeMarks, NodeRow, ReceiptRow, marks_of
+from hub.database.rows import NodeMarks, NodePage, NodeRow, ReceiptRow, marks_of
+from hub.database.schema_version import HEAD, VERSION_TABLE
 
 BUSY_SECONDS = 10
 # Every table of this version. A database without one of them is of an earlier version, which the store refuses.
@@ -35,28 +36,43 @@ TABLES = frozenset(
         "newest_drifts",
         "nodes",
         "other_keys",
+        "proofs",
         "publishes",
         "receipts",
         "receivers",
         "refusals",
         "retained",
+        "serving",
         "streams",
         "windows_seen",
         "withheld",
     }
 )
-_NODES = "SELECT * FROM nodes ORDER BY node"
-_RECEIPTS = "SELECT * FROM receipts WHERE ?1 IS NULL OR node = ?1 ORDER BY node, epoch DESC, sequence DESC"
+_NODES = (
+    "SELECT nodes.node, session, status, max(nodes.last_seen, coalesce(heard.last_seen, 0)) AS last_seen, state, public_key, cohort"
+    " FROM nodes LEFT JOIN heard ON heard.node = nodes.node WHERE "
+)
+_PAGE = _NODES + "nodes.node > ? ORDER BY nodes.node LIMIT ?"
+_ONE = _NODES + "nodes.node = ?"
+_SERVING = (
+    "SELECT receipts.* FROM serving JOIN receipts ON receipts.node = serving.node AND receipts.sequence = serving.served_by"
+    " WHERE serving.node >= ? AND serving.node <= ?"
+)
 
 
-def nodes_and_receipts(path: Path, node: str | None) -> tuple[list[NodeRow], list[ReceiptRow]] | None:
-    """Return every node by name, and the receipts of one or of all, the newest first; None where only the store can say why not."""
+def node_page(path: Path, *, node: str | None, after: str, limit: int) -> NodePage | None:
+    """Return one node, or those behind `after` by name; None where only the store can say why not."""
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=rw", uri=True, timeout=BUSY_SECONDS)) as db:
             db.row_factory = sqlite3.Row
             if not {row["name"] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")} >= TABLES:
                 return None
-            return _rows(NodeRow, db.execute(_NODES)), _rows(ReceiptRow, db.execute(_RECEIPTS, (node,)))
+            if [row["version_num"] for row in db.execute(f"SELECT version_num FROM {VERSION_TABLE}")] != [HEAD]:  # noqa: S608  # our own
+                return None
+            nodes = _rows(NodeRow, db.execute(_PAGE, (after, limit)) if node is None else db.execute(_ONE, (node,)))
+            bounds = (nodes[0].node, nodes[-1].node) if nodes else ("", "")
+            (total,) = db.execute("SELECT count(*) FROM nodes").fetchone()
+            return NodePage(nodes, _rows(ReceiptRow, db.execute(_SERVING, bounds)), total)
     except (sqlite3.Error, TypeError):  # TypeError: columns of another version
         return None
 

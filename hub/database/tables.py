@@ -46,6 +46,7 @@ heard = Table(
     metadata,
     Column("node", String(64), primary_key=True),
     Column("at", Double, nullable=False),
+    Column("last_seen", BigInteger, nullable=False, server_default="0"),  # By the wall clock; `nodes` has that of the last report kept.
 )
 
 receipts = Table(
@@ -64,7 +65,33 @@ receipts = Table(
     Column("reason", Text, nullable=False),
     Column("sealed", LargeBinary, nullable=False),
     Column("epoch", BigInteger, nullable=False, server_default="0"),
-    Index("receipts_by_model", "model", "received_at"),
+    Index("receipts_newest", "node", "epoch", "sequence"),
+    Index("receipts_by_release", "digest"),
+    Index("receipts_by_age", "received_at"),
+)
+
+# Who serves what, by receipts: commands read it in place of all receipts. `digest` is null where a node has gone back from what it served,
+# and has not signed what it serves instead. `epoch` and `sequence` are of the newest receipt of the model, `served_by` is the number of
+# the one that says what is served.
+serving = Table(
+    "serving",
+    metadata,
+    Column("node", String(64), primary_key=True),
+    Column("model", String(64), primary_key=True),
+    Column("digest", LargeBinary),
+    Column("served_by", BigInteger),
+    Column("epoch", BigInteger, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Index("serving_by_release", "digest"),
+)
+
+# What a node's receipts prove, folded (hub/core/rollouts/proof.py). A row is deleted with every receipt that comes, and written a while
+# later: a node without one is folded again from its receipts.
+proofs = Table(
+    "proofs",
+    metadata,
+    Column("node", String(64), primary_key=True),
+    Column("body", LargeBinary, nullable=False),
 )
 
 early_receipts = Table(
@@ -136,7 +163,7 @@ intervals = Table(
     "merged_intervals",  # a first hub's table `intervals` did not keep calibrated windows apart; hub/database/migrations.py takes it over
     metadata,
     *_interval_key(),
-    Column("model", String(64), nullable=False, index=True),
+    Column("model", String(64), nullable=False),
     Column("windows", BigInteger, nullable=False),
     Column("late", BigInteger, nullable=False),
     Column("rows", BigInteger, nullable=False),
@@ -149,6 +176,7 @@ intervals = Table(
     Column("alarmed", Boolean, nullable=False),
     # The hub looks for what waits twice a second: the index holds the few intervals that do, and none of the years that are kept.
     Index("merged_intervals_unsettled", "last_at", sqlite_where=_UNSETTLED, postgresql_where=_UNSETTLED),
+    Index("merged_intervals_by_cohort", "model", "cohort", "start"),
     Index("merged_intervals_heard", "release", "last_at"),  # which nodes a rollout's gate has heard since its stage began
 )
 
@@ -221,6 +249,7 @@ alerts = Table(
     Column("model", String(64)),
     Column("body", Text, nullable=False),
     Index("alerts_by_age", "at"),
+    Index("alerts_by_kind", "kind", "at"),
 )
 
 refusals = Table(
@@ -248,6 +277,7 @@ publishes = Table(
     Column("digest", LargeBinary(32), primary_key=True),
     Column("count", BigInteger, nullable=False),
     Column("bytes", BigInteger, nullable=False),
+    Column("last_at", BigInteger, nullable=False, server_default="0"),
 )
 
 events = Table(
@@ -298,7 +328,7 @@ certificates = Table(
     Column("serial", String(40), primary_key=True),
     Column("name", String(255), nullable=False, index=True),
     Column("kind", String(8), nullable=False),
-    Column("not_after", BigInteger, nullable=False),
+    Column("not_after", BigInteger, nullable=False, index=True),
     Column("certificate", LargeBinary, nullable=False),
     Column("revoked_at", BigInteger, index=True),
 )

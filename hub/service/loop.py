@@ -62,6 +62,7 @@ from hub.service.delivery.announce import Announcer, Signers
 from hub.service.delivery.blocks import Wants
 from hub.service.delivery.online_keys import LoadKey, OnlineKeys
 from hub.service.enrol.enrolment_service import Enrolling
+from hub.service.housekeeping import Housekeeping
 from hub.service.nodes.device_settings import SettingsKeeper
 from hub.service.own_disk import OWN_DISK, OwnDisk
 from hub.service.rollouts.controller import Controller
@@ -81,18 +82,22 @@ from schemas.limits import PACKET_BYTES_MAX
 from schemas.topics import Topics
 
 log = structlog.get_logger()
-E = TypeVar("E", WindowArrived, ReceiptArrived)
+E = TypeVar("E", WindowArrived, ReceiptArrived, StateArrived)
 
 TURN_SECONDS = 0.2  # how long the loop sleeps when nothing happens
 BATCH_WINDOWS = 1024  # become durable together
-AT_ONCE = {"want": 16, "receipt": 64, "telemetry": BATCH_WINDOWS}  # messages of a lane between two looks at the clock; of others 4
+AT_ONCE = {
+    "want": 16,
+    "state": 256,
+    "receipt": 256,
+    "telemetry": BATCH_WINDOWS,
+}  # messages of a lane between two looks at the clock; of others 4
 LANE_SECONDS = 0.08  # each lane's share of a turn: a flood in one must neither keep the others from theirs nor operators from an answer
 GATHER_SECONDS = 0.02  # windows wait this long for more: what they cost is the sync of the disk, and nothing waits for them
 LOOK_SECONDS = 0.5  # between two looks at what publishers and operators have written
 SETTLE_SECONDS = (
     1.0  # the share of a turn for testing intervals: after days without a hub there are thousands, and an operator is not to wait
 )
-HOUSEKEEPING_SECONDS = 3600.0
 FILE_SECONDS = 3.0  # between two looks whether the database is still the file that was opened
 RETRY = Backoff(0.2, 30.0)
 RIVAL_SECONDS = 6 * 3600.0  # between two alerts about a second hub
@@ -143,7 +148,7 @@ class Service:
         self._online = self._ever_online = False
         self._packet_bytes_max = PACKET_BYTES_MAX
         self._again, self._rival_reported_at = Reconnection(RETRY), float("-inf")
-        self._looked_at = self._kept_house_at = float("-inf")
+        self._looked_at = float("-inf")
         self._online_keys: OnlineKeys | None = None
         self._repository, self._blocks = Repository(directory / "trust"), BlockStore(directory / "blocks")
         self._releases = Releases(self._repository, self._blocks)
@@ -250,6 +255,7 @@ class Service:
             cohort_nodes_min=self._settings.cohort_nodes_min,
             speaks_against=lambda manifest: checks.against(manifest, required) if required else (),
         )
+        self._housekeeping = Housekeeping(self._store, self._settings, needed_from=self._controller.needed_from, monotonic=self._monotonic)
 
         self._node_settings = SettingsKeeper(
             repository=self._repository,
@@ -407,10 +413,7 @@ class Service:
             self._work(self._receipt_requests.tick)
             self._clear_forgotten()
             self._work(lambda: self._settling.tick(lambda: self._monotonic() - now >= SETTLE_SECONDS))
-        if now - self._kept_house_at >= HOUSEKEEPING_SECONDS:
-            self._kept_house_at = now
-            days = self._settings
-            self._store.prune(ids_days=days.ids_days, intervals_days=days.intervals_days, history_days=days.history_days)
+            self._work(self._housekeeping.tick)
 
     def _clear_forgotten(self) -> None:
         """Take the states of forgotten nodes off the broker, or a hub that loses its database would know them again."""
@@ -425,7 +428,10 @@ class Service:
             self._own_disk.work_refused(refusal)
 
     def _handle_all(self, events: list[HubEvent]) -> None:
-        """Handle all windows in one transaction, acknowledged in one write, and so all receipts; the rest one by one."""
+        """Handle all windows in one transaction, acknowledged in one write, and so all states and receipts; the rest one by one."""
+        states = [event for event in events if isinstance(event, StateArrived)]
+        if states:
+            self._take_many(states, self._ingest.states)
         windows = [event for event in events if isinstance(event, WindowArrived)]
         if windows:
             self._take_many(windows, self._ingest.windows)
@@ -454,9 +460,7 @@ class Service:
                 self._link.ack(message)
             case WantArrived():
                 self._message(event.message, lambda: self._wanted(event))
-            case StateArrived():
-                self._message(event.message, lambda: self._ingest.state(event))
-            case ReceiptArrived() | WindowArrived():
+            case StateArrived() | ReceiptArrived() | WindowArrived():
                 pass  # taken already, with its batch
             case OwnTopic():
                 self._message(event.message, lambda: self._announcer.guard(event))

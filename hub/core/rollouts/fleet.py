@@ -27,6 +27,7 @@ ONLINE_SECONDS = 900
 SESSION_PLAUSIBLE_MAX = 2**40  # Sessions count connections, from 1 or from seconds since 1970: nothing that is true comes near.
 QUIET_SHARE, QUIET_SECONDS = 1.5, 30.0  # A node is quiet after this many times what lies between its reports, and some seconds.
 FAILURES_KEPT = 128  # Times of failures of one release on one node that are kept; a gate asks for at most 100 retries.
+FAILED_RELEASES_KEPT = 64  # Releases of which failures on one node are kept, the newest: rollouts name two of a model.
 MEASURED_KEPT = 4  # Releases of a model whose latency on a node is kept: it serves one, and has served few before it.
 Status = Literal["online", "disconnected", "lost"]
 
@@ -176,7 +177,11 @@ def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Li
     else:
         failures[model, digest] = Failure(receipt.outcome, receipt.code, received_at)
         times = (*node.failed_at.get((model, digest), ()), received_at)[-FAILURES_KEPT:]
-        node = replace(node, failed_at={**node.failed_at, (model, digest): times})
+        failed_at = {key: one for key, one in node.failed_at.items() if key != (model, digest)} | {(model, digest): times}
+        for old in list(failed_at)[:-FAILED_RELEASES_KEPT]:
+            failures.pop(old, None)
+            del failed_at[old]
+        node = replace(node, failed_at=failed_at)
         if receipt.outcome == "rolled_back" and model in serving and serving[model].digest == digest:
             del serving[model]  # until it signs what it serves instead
     return replace(node, serving=serving, failures=failures, newest={**node.newest, model: position(epoch, receipt.sequence)})

@@ -33,6 +33,11 @@ def position(epoch: int, sequence: int) -> int:
     return epoch * _EPOCH + sequence
 
 
+def parted(place: int) -> tuple[int, int]:
+    """Return the epoch and the number of a receipt's place."""
+    return divmod(place, _EPOCH)
+
+
 def newer(newest: Newest | None, one: Newest) -> Newest:
     """Return the newer of two."""
     if newest is None or position(one.epoch, one.sequence) > position(newest.epoch, newest.sequence):

@@ -60,6 +60,8 @@ log = structlog.get_logger()
 
 JUDGE_SECONDS = 1.0  # between two looks at the gates
 JUDGE_SHARE = 10  # and at least this many times what a look takes: a look at 100,000 nodes must not fill the loop
+COUNT_SECONDS = 0.1  # A turn's share for counting the nodes of rollouts that do not run.
+COUNT_SHARE = 200  # Between two such turns, this many times what one takes.
 
 
 class Controller:
@@ -87,7 +89,8 @@ class Controller:
         self._cohort_nodes_min = cohort_nodes_min
         self._watched: dict[bytes, bool] = {}  # whether a release watches any signals
         self._findings = Findings(store.database)
-        self._judge_at = 0.0
+        self._judge_at = self._count_at = 0.0
+        self._to_count: list[str] = []  # Models whose rollouts move no more, and that are still to be counted in this round.
         self._generation = -1
         self._key = signer.public_key.keyid
         self._models = {model: self._restored(model) for model in repository.models()}
@@ -106,10 +109,36 @@ class Controller:
                 self._inform_earlier_nodes(self._models[model])
             for model in sorted(self._models):
                 signed |= self._renew(model)
-                signed |= self._judge(model)
+                if _runs(self._models[model]):
+                    signed |= self._judge(model)
             took = self._monotonic() - began
             self._judge_at = began + max(JUDGE_SECONDS, JUDGE_SHARE * took)
+        self._count_again(answered=signed)
         return signed
+
+    def _count_again(self, *, answered: bool) -> None:
+        """Count the nodes of rollouts that move no more, a model at a time: nothing is decided by it, and each look is at every node."""
+        began = self._monotonic()
+        if answered or not self._to_count:
+            self._to_count = [name for name in sorted(self._models, reverse=True) if not _runs(self._models[name])]
+        if not self._to_count or (began < self._count_at and not answered):
+            return
+        while self._to_count:
+            name = self._to_count.pop()
+            if name in self._models:
+                self._judge(name)
+            if self._monotonic() - began >= COUNT_SECONDS:
+                break
+        self._count_at = began + max(JUDGE_SECONDS, COUNT_SHARE * (self._monotonic() - began))
+
+    def needed_from(self) -> dict[str, int]:
+        """Return since when the history of a model is needed, for models of which a rollout is not done."""
+        found: dict[str, int] = {}
+        for name, model in self._models.items():
+            for one in model.rollouts:
+                if one.deployment.state != "done":
+                    found[name] = min(found.get(name, one.judged_from), one.judged_from, one.tries_from, one.stage_entered_at)
+        return found
 
     def _look_at_key(self) -> bool:
         """Sign everything again as soon as another key signs rollouts: nodes that know the new roles believe the old one no more."""
@@ -472,3 +501,8 @@ class Controller:
             actor=row.actor or "",
             tries_from=row.judged_from if row.tries_from is None else row.tries_from,
         )
+
+
+def _runs(model: Model) -> bool:
+    """Return whether a rollout of the model moves, so that its gates are looked at all the time."""
+    return any(one.deployment.state == "running" for one in model.rollouts)

@@ -14,6 +14,7 @@ from hub.core.drift.windows import Reader, Taken
 from hub.core.enrol.enrolment import Roll
 from hub.core.floods.flapping import Flapping, Flaps
 from hub.core.rollouts import fleet
+from hub.core.rollouts.proof import proof_of
 from hub.database.device_lives import DeviceLives, OtherKey
 from hub.database.hearing import Hearing
 from hub.database.known_nodes import folded_again, known_nodes
@@ -45,7 +46,11 @@ EARLY_RECEIPTS_MAX = 1000  # that wait for their node's state, for topics keep n
 EARLY_SECONDS = 60
 AT_ONCE_MAX = 100  # alerts and given-up receipts of one turn, each a transaction: a whole site that goes silent keeps no operator waiting
 GONE_SECONDS = 86_400.0  # Time of listening beyond the bound after which a silence was surely reported, also if its alert is not kept.
-SAVE_SEEN_SECONDS = 10.0  # on the clock of listening; how often it is made durable when nodes were last seen
+LOOK_SECONDS = 10.0  # On the clock of listening; between two looks for nodes that fell silent.
+SAVE_SECONDS = (
+    60.0  # On the same clock; between two times that what only memory has is kept: each time writes a page for every few dozen nodes.
+)
+UNPROVED_MAX = 1000  # Nodes whose receipts a hub that crashed has to fold again at its start.
 
 
 class Ingest:
@@ -83,9 +88,9 @@ class Ingest:
         self.nodes: dict[str, fleet.Node] = {}
         self._early: list[EarlyReceiptRow] = store.early_receipts()
         self._flapping = Flapping()
-        self._seen: set[str] = set()  # nodes whose `last_seen` is newer than in the store
-        self._heard: set[str] = set()  # nodes whose `heard_at` is
-        self._saved_at = listening.seconds
+        self._heard: set[str] = set()  # Nodes whose `heard_at` or `last_seen` is newer than in the store.
+        self._unproved: set[str] = set()  # Nodes of which the store has no proof, since a receipt has come.
+        self._looked_at = self._saved_at = listening.seconds
         self._open: dict[tuple[str, str], set[tuple[bytes, int]]] = defaultdict(set)
         self._restore()
         self._silent = self._reported_silent()
@@ -93,16 +98,19 @@ class Ingest:
     def _reported_silent(self) -> set[str]:
         """Return the silent nodes that were reported before a restart: an alert came since they were seen, or they are long gone."""
         silent = [node for node in self.nodes.values() if self._is_silent(node)]
-        alerts = self._store.silence_alerts() if silent else {}
-        gone = self._listening.seconds - self._silent_seconds - GONE_SECONDS
-        return {one.name for one in silent if alerts.get(one.name, -1) >= one.last_seen or one.heard_at < gone}
+        bound = self._listening.seconds - self._silent_seconds - GONE_SECONDS
+        gone, others = {one.name for one in silent if one.heard_at < bound}, [one for one in silent if one.heard_at >= bound]
+        alerts = self._store.silence_alerts(since=min(one.last_seen for one in others)) if others else {}
+        return gone | {one.name for one in others if alerts.get(one.name, -1) >= one.last_seen}
 
     def _restore(self) -> None:
-        self.nodes.update(known_nodes(self._store, self._roll, listened=self._listening.seconds, now=self._clock()))
+        known = known_nodes(self._store, self._roll, listened=self._listening.seconds, now=self._clock())
+        self.nodes.update(known.nodes)
+        self._unproved.update(known.unproved)
         for name, node in self.nodes.items():
             if node.state.cohort is not None:
                 self._cohorts.named.take(name, node.state.cohort, now=self._clock())
-        for model, cohort in self._store.count_open_intervals():
+        for model, cohort in self._store.known_cohorts():
             self._open[model, cohort] = set()
 
     # States
@@ -117,7 +125,6 @@ class Ingest:
         if name in self.nodes:
             heard_at = self._listening.seconds if self._listening.runs else self.nodes[name].heard_at
             self.nodes[name] = replace(self.nodes[name], last_seen=int(self._clock()), heard_at=heard_at)
-            self._seen.add(name)
             self._heard.add(name)
 
     def forget(self, name: str) -> None:
@@ -131,12 +138,32 @@ class Ingest:
         if self.nodes.pop(name, None) is not None:
             self._silent.discard(name)
             self._flapping.forget(name)
-            self._seen.discard(name)
             self._heard.discard(name)
+            self._unproved.discard(name)
             self._cohorts.named.forget(name)
 
-    def state(self, event: StateArrived) -> None:
-        """Take a node's report of itself, or its broker's that it is lost.
+    def states(self, events: Sequence[StateArrived]) -> None:
+        """Take nodes' reports of themselves, or their broker's that they are lost: what is new is durable when this returns.
+
+        It is one transaction for all, and none for a report that says no more than that the node is still there. What is refused is noted.
+        """
+        found: dict[str, fleet.Node] = {}  # Durable at the end, and not visible before.
+        for event in events:
+            if event.state.node in found or len(self.nodes) + len(found) >= NODES_MAX:
+                self._keep_states(found)
+            try:
+                node = self._state(event)
+            except Refused as refusal:
+                if refusal.code == Code.DISK_FULL:
+                    raise  # nothing is wrong with the state
+                self._notes.refusal(refusal, event.message.topic)
+            else:
+                if node is not None:
+                    found[node.name] = node
+        self._keep_states(found)
+
+    def _state(self, event: StateArrived) -> fleet.Node | None:
+        """Return the node as this report says it is; None where nothing changes.
 
         Raises:
             Refused: a reserved name, another key, one node too many, revoked, or not enrolled where that is required.
@@ -171,21 +198,31 @@ class Ingest:
         if node is not None and keys:
             node = replace(node, public_key=keys[0])
         if node is None or node == self.nodes.get(name):
-            return
-        if node.state.cohort is not None:
-            self._cohorts.named.take(name, node.state.cohort, now=now)
+            return None
         if known is None and (name in self.nodes or self._roll.is_expected(name)):
             self._lives.take_place(_row(node))  # what the device before has signed counts no more
-        else:
-            self._store.upsert_node(_row(node))
-        if known is not None and known.other_key is not None and node.other_key is None:
-            self._lives.drop_other_key(name)
-        self.nodes[name] = node
-        self._seen.discard(name)
-        self._heard.add(name)
-        self._report_silence(node, now)
-        if node.public_key:
-            self._take_early(name)
+            self._unproved.add(name)
+        return node
+
+    def _keep_states(self, found: dict[str, fleet.Node]) -> None:
+        """Make durable what these nodes report, then go by it."""
+        new = [node for name, node in found.items() if not _says_the_same(node, self.nodes.get(name))]
+        if new:
+            self._store.upsert_nodes([_row(node) for node in new])
+        now = int(self._clock())
+        for name, node in found.items():
+            known, self.nodes[name] = self.nodes.get(name), node
+            self._heard.add(name)
+            if node.state.cohort is not None:
+                self._cohorts.named.take(name, node.state.cohort, now=now)
+            if known is not None and known.other_key is not None and node.other_key is None:
+                self._lives.drop_other_key(name)
+            self._report_silence(node, now)
+        early = {one.node for one in self._early}
+        for name in [one for one in found if one in early]:
+            if self.nodes[name].public_key:
+                self._take_early(name)
+        found.clear()
 
     def _note_other_key(self, refusal: Refused, state: State) -> None:
         """Keep that a device speaks with another key than the one that counts, until the one that counts is heard again."""
@@ -264,14 +301,15 @@ class Ingest:
             if one.is_fresh or is_newest:
                 node = fleet.fold_receipt(known, receipt, received_at=now, heard_at=heard_at, epoch=one.epoch)
                 self.nodes[receipt.node] = node
-                self._seen.add(receipt.node)
                 self._heard.add(receipt.node)
+                self._unproved.add(receipt.node)
                 if receipt.code == Code.NODE_DUPLICATE:
                     self._duplicates.sign(receipt.node)
                 elif receipt.outcome == "refused":
                     self._notes.node_refusal(node=receipt.node, code=receipt.code, model=receipt.model, reason=receipt.reason)
         for name in late & self.nodes.keys():
             self.nodes[name] = folded_again(self._store, self.nodes[name])
+            self._unproved.add(name)
 
     def _check(self, name: str) -> None:
         if not self._roll.counts(name):
@@ -424,22 +462,24 @@ class Ingest:
             self._drop_early(early)
         self._duplicates.tick()
         self._take_waiting()
-        if self._listening.seconds - self._saved_at >= SAVE_SEEN_SECONDS:
+        if self._listening.seconds - self._looked_at >= LOOK_SECONDS:
             silent = self._fell_silent()
             for node in silent:
                 self._report_silence(node, int(now))
             for flaps in self._flapping.due(self._listening.seconds):
                 self._report_flaps(flaps, int(now))
             if len(silent) < AT_ONCE_MAX:
-                self._saved_at = self._listening.seconds
-                self.save()
+                self._looked_at = self._listening.seconds
+        if self._listening.seconds - self._saved_at >= SAVE_SECONDS or len(self._unproved) >= UNPROVED_MAX:
+            self._saved_at = self._listening.seconds
+            self.save()
 
     def save(self) -> None:
-        """Make it durable when nodes were last seen."""
-        self._store.upsert_nodes([_row(self.nodes[name]) for name in sorted(self._seen)])
-        self._hearing.keep_heard({name: self.nodes[name].heard_at for name in sorted(self._heard)})
-        self._seen.clear()
+        """Keep when nodes were last seen, and what their receipts prove, without waiting for the disk: a crash costs a minute of it."""
+        self._hearing.keep_heard({name: (self.nodes[name].heard_at, self.nodes[name].last_seen) for name in sorted(self._heard)})
         self._heard.clear()
+        self._store.keep_proofs({name: proof_of(self.nodes[name]) for name in sorted(self._unproved)})
+        self._unproved.clear()
 
     def _fell_silent(self) -> list[fleet.Node]:
         """Return nodes whose silence was not reported yet, as many as one turn has time for."""
@@ -490,6 +530,13 @@ def _unknown(node: str) -> Refused:
 def _row(node: fleet.Node) -> NodeRow:
     state = codec.encode(node.state)
     return NodeRow(node.name, node.session, node.status, node.last_seen, state, node.public_key, node.state.cohort or "")
+
+
+def _says_the_same(node: fleet.Node, known: fleet.Node | None) -> bool:
+    """Return whether a report says nothing new but when it was made: that is kept with when the node was heard."""
+    if known is None or (node.session, node.status, node.public_key) != (known.session, known.status, known.public_key):
+        return False
+    return node.state.model_copy(update={"at": known.state.at}) == known.state
 
 
 def _receipt_row(receipt: Receipt, sealed: SealedReceipt, now: int) -> ReceiptRow:

@@ -18,7 +18,8 @@ from schemas import codec
 from schemas.errors import Code
 from schemas.names import sha256
 from schemas.state import Finding, State
-from tests.hub.cli.fleets import Made, make
+from tests.hub.cli.fleets import Made, make, run
+from tests.hub.earlier_databases import as_before_versions
 
 KEY = b"key of gw-1"
 
@@ -192,6 +193,7 @@ def test_a_database_without_actors_is_taken_over(tmp_path: Path) -> None:
     store.add_command("m", Halt())
     store.close()
     with sqlite3.connect(path) as db:  # as a hub of the version before left it
+        as_before_versions(db)
         db.execute("DROP INDEX events_by_actor")
         for table in ("events", "commands", "deployment_rollouts", "device_lives"):
             db.execute(f"ALTER TABLE {table} DROP COLUMN actor")
@@ -205,3 +207,19 @@ def test_a_database_without_actors_is_taken_over(tmp_path: Path) -> None:
     assert [one.actor for one in again.open_commands()] == [None]
     assert (again.rollout_rows(), DeviceLives(again.database).life("n")) == ([], None)
     again.create()
+
+
+def test_nodes_are_listed_a_page_at_a_time(made: Made) -> None:
+    with_nodes(made, "gw-1", "gw-2", "gw-3").close()
+
+    first, second = run("nodes", "--limit", "2", fleet=made.fleet), run("nodes", "--limit", "2", "--after", "gw-2", fleet=made.fleet)
+    every = json.loads(run("nodes", "--json", fleet=made.fleet).stdout)
+    some = run("nodes", "--limit", "1", "--where", "state!=serving", fleet=made.fleet)
+    last = run("nodes", "--limit", "1", "--after", "gw-2", fleet=made.fleet)
+
+    assert [name for name in ("gw-1", "gw-2", "gw-3") if name in first.stdout] == ["gw-1", "gw-2"]
+    assert "2 of 3 nodes are shown; the next: fleetcast nodes --after gw-2" in first.stderr
+    assert ("gw-3" in second.stdout, "gw-2" in second.stdout, "are shown" in second.stderr) == (True, False, False)
+    assert [row["node"] for row in every] == ["gw-1", "gw-2", "gw-3"]
+    assert ("gw-3" in last.stdout, last.stderr) == (True, "")
+    assert "1 of 3 nodes are shown; the next: fleetcast nodes --where 'state!=serving' --after gw-1" in some.stderr

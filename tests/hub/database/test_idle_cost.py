@@ -11,8 +11,10 @@ from sqlalchemy import event, inspect, text
 from sqlalchemy.engine import Engine
 
 from hub.database.drift_queries import Findings
+from hub.database.retention import Retention
 from hub.database.store import Store
 from schemas.errors import Refused
+from tests.hub.earlier_databases import as_before_versions
 from tests.hub.hubs import START, WINDOW_SECONDS
 from tests.hub.service.telemetry.test_drift_job import Hub
 
@@ -137,7 +139,7 @@ def test_an_hour_that_comes_late_does_not_take_the_newest_one_s_place(tmp_path: 
 
     assert hub.settling.newest() == [hub.drift(2)]
     hub.now += YEARS_AGO
-    hub.store.prune(history_days=10)
+    hub.store.prune(Retention(history_days=10))
 
     assert hub.settling.newest() == []
 
@@ -145,6 +147,9 @@ def test_an_hour_that_comes_late_does_not_take_the_newest_one_s_place(tmp_path: 
 def test_a_database_of_the_version_before_is_taken_over(tmp_path: Path) -> None:
     hub = with_history(tmp_path, 5)
     newest = hub.settling.newest()
+    hub.store.close()
+    with sqlite3.connect(hub.fleet.directory / "hub.sqlite") as old:
+        as_before_versions(old)
     with hub.store.database.write() as db:
         db.execute(text("DROP TABLE newest_drifts"))
         ours = ("merged_intervals_unsettled", "merged_intervals_heard", "alerts_by_age", "refusals_by_age")
@@ -152,7 +157,7 @@ def test_a_database_of_the_version_before_is_taken_over(tmp_path: Path) -> None:
         for name in ours:
             db.execute(text(f"DROP INDEX {name}"))
 
-    with pytest.raises(Refused, match="newest_drifts; start the hub of this version first"):
+    with pytest.raises(Refused, match="start the hub of this version first"):
         Store(f"sqlite:///{hub.fleet.directory / 'hub.sqlite'}").open()
     hub.start()
 

@@ -205,7 +205,7 @@ def test_many_flaps_of_a_node_are_one_alert_and_one_with_their_count(fleet: Flee
     for number in range(40):
         for status in ("online", "lost"):
             state = State(node="n1", session=number + 1, status=status, at=int(now[0]), public_key=b"key" if status == "online" else b"")
-            ingest.state(StateArrived(state, message(fleet.topics.state("n1"))))
+            ingest.states([StateArrived(state, message(fleet.topics.state("n1")))])
         listening.tick()
     told = [alert.code for alert in fleet.store.alerts_of("node_silent")]
     listen(listening, now, int(STEADY_SECONDS) + 10)

@@ -1,6 +1,7 @@
 """The controller's deployments: signed as one statement a model, taken over from earlier hubs, renewed, restored after a crash."""
 
 import json
+import sqlite3
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,7 @@ from schemas.errors import Code, Refused
 from schemas.names import sha256
 from schemas.rollout import ReleaseRef, Rollout
 from schemas.state import Profile, State
+from tests.hub.earlier_databases import as_before_versions
 from tests.hub.hubs import Fleet, deployment_of
 
 SALT = b"o" * 16
@@ -345,6 +347,9 @@ def test_working_state_of_an_earlier_database_is_taken_over(tmp_path: Path) -> N
     )
     assert isinstance(earlier.c.document.type, LargeBinary)
     values = dict.fromkeys(("addressed", "heard", "serving", "failed", "silent", "updated_at"), 3)
+    hub.store.close()
+    with sqlite3.connect(hub.fleet.directory / "hub.sqlite") as old:
+        as_before_versions(old)
     with hub.store.database.write() as db:
         earlier.create(db)
         times = {"stage_entered_at": 5, "held_since": None, "judged_from": 6, "reason": "it drifts"}

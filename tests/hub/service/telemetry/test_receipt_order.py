@@ -1,6 +1,7 @@
 """The running hub and its database agree about what a node serves, in whatever order and however often its receipts come."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from hub.core.rollouts.listening import Listened
 from hub.database.device_lives import DeviceLives
 from hub.database.hearing import Hearing
 from hub.database.known_nodes import known_nodes
-from hub.database.rows import NodeRow, serving_now
+from hub.database.rows import NodeRow, by_model
 from hub.publish.block_store import BlockStore
 from hub.service.alerts.event_log import Notes
 from hub.service.broker.mqtt import ReceiptArrived
@@ -68,11 +69,11 @@ class Scene:
         self.ingest.receipts([ReceiptArrived("n1", one, Message(topic, b"", retained=False, mid=1, qos=1, epoch=1)) for one in sealed])
 
     def by_database(self) -> Node:
-        return known_nodes(self.store, self.roll, listened=Listened(0.0), now=self.now)["n1"]
+        return known_nodes(self.store, self.roll, listened=Listened(0.0), now=self.now).nodes["n1"]
 
     def listed(self) -> str | None:
         """Return what `fleetcast nodes` says."""
-        found = serving_now(self.store.receipts()).get(("n1", "delay"))
+        found = by_model(self.store.serving()).get(("n1", "delay"))
         return found.version if found is not None else None
 
     def running(self) -> str | None:
@@ -144,3 +145,7 @@ def test_the_running_hub_and_its_database_fold_the_same(batches: list[list[tuple
     assert (running.serving, running.failures, running.newest) == (kept.serving, kept.failures, kept.newest)
     assert (running.failed_at, running.measured) == (kept.failed_at, kept.measured)
     assert scene.running() == scene.listed()
+    scene.ingest.save()
+    proved = scene.by_database()
+    assert replace(proved, last_seen=kept.last_seen, heard_at=kept.heard_at) == kept
+    assert scene.store.proofs().keys() == {"n1"}

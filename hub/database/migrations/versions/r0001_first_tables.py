@@ -1,13 +1,14 @@
-"""Takes over what hubs of earlier versions kept, when a hub opens their database. Runs in the transaction that makes the tables."""
+"""Take over what hubs kept before databases carried a version, of whichever version they were."""
 
 from typing import Any
 
+from alembic import op
 from sqlalchemy import Connection, func, insert, inspect, select, text, update
 
 from hub.core.rollouts.deployments import alone
 from hub.core.rollouts.receipt_order import Newest, epoch_of, newer
-from hub.database import tables
-from hub.database.connection import Database, put, where
+from hub.database.connection import put, where
+from hub.database.migrations import first_tables as tables
 from schemas import codec
 from schemas.deployments import name_of
 from schemas.earlier_rollouts import as_deployments
@@ -15,20 +16,30 @@ from schemas.errors import Refused
 from schemas.rollout import Rollout
 from schemas.selectors import from_labels
 
+revision, down_revision = "0001", None
+
 FIRST_TABLE = "intervals"
 FIRST_ROLLOUTS = "rollouts"  # One rollout a model.
 FIRST_DRIFTS, SECOND_DRIFTS = "drifts", "drift_results"
 
 
-def take_over(db: Connection) -> None:
-    """Bring over everything that an earlier version kept in tables of its own."""
+def upgrade() -> None:
+    """Make what is missing, and bring over everything that an earlier version kept in tables of its own."""
+    db = op.get_bind()
+    _add_columns(db)
+    tables.metadata.create_all(db)
+    for table in tables.metadata.sorted_tables:
+        known = {index["name"] for index in inspect(db).get_indexes(table.name)}
+        for index in sorted(table.indexes, key=lambda one: str(one.name)):
+            if index.name not in known:
+                index.create(db)
     _intervals(db)
     _drifts(db)
     _newest_drifts(db)
     _rollouts(db)
 
 
-def add_columns(db: Connection) -> None:
+def _add_columns(db: Connection) -> None:
     """Add columns that tables of earlier versions lack; before anything reads those tables, and before their indices are made."""
     actor = "actor VARCHAR(64)"
     added = [(table, actor) for table in (tables.commands, tables.events, tables.rollouts, tables.device_lives)]
@@ -38,12 +49,6 @@ def add_columns(db: Connection) -> None:
     if inspect(db).has_table(tables.receipts.name) and not _has_epochs(db):
         db.execute(text(f"ALTER TABLE {tables.receipts.name} ADD COLUMN epoch BIGINT NOT NULL DEFAULT 0"))
         _epochs(db)
-
-
-def has_epochs(database: Database) -> bool:
-    """Return whether receipts are ordered by epochs, which those of earlier versions were not."""
-    with database.read() as db:
-        return _has_epochs(db)
 
 
 def _has_epochs(db: Connection) -> bool:

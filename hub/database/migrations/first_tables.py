@@ -1,0 +1,346 @@
+"""Declares the tables as they were before databases carried a version: revision 0001 makes those that are missing. It is never changed."""
+
+from typing import Any
+
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, String, Table, Text, text
+
+metadata = MetaData()
+_serial = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _interval_key() -> tuple[Column[Any], ...]:
+    """Return the columns that name an interval, in every table that has them: `hub.database.rows.INTERVAL_KEY`."""
+    return (
+        Column("release", LargeBinary(32), primary_key=True),
+        Column("cohort", String(64), primary_key=True),
+        Column("start", BigInteger, primary_key=True),
+        Column("seconds", BigInteger, primary_key=True),
+        Column("calibrated", Boolean, primary_key=True),
+    )
+
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("node", String(64), primary_key=True),
+    Column("session", BigInteger, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("last_seen", BigInteger, nullable=False),
+    Column("state", LargeBinary, nullable=False),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("cohort", String(64), nullable=False),
+)
+
+listened = Table(
+    "listened",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("seconds", Double, nullable=False),
+)
+
+heard = Table(
+    "heard",
+    metadata,
+    Column("node", String(64), primary_key=True),
+    Column("at", Double, nullable=False),
+)
+
+receipts = Table(
+    "receipts",
+    metadata,
+    Column("node", String(64), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True),
+    Column("received_at", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("model", String(64)),
+    Column("version", String(64)),
+    Column("digest", LargeBinary),
+    Column("since", BigInteger),
+    Column("code", String(64), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("epoch", BigInteger, nullable=False, server_default="0"),
+    Index("receipts_by_model", "model", "received_at"),
+)
+
+early_receipts = Table(
+    "early_receipts",
+    metadata,
+    Column("id", _serial, primary_key=True, autoincrement=True),
+    Column("node", String(64), nullable=False, index=True),
+    Column("at", BigInteger, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+)
+
+early_windows = Table(
+    "early_windows",
+    metadata,
+    Column("id", _serial, primary_key=True, autoincrement=True),
+    Column("model", String(64), nullable=False),
+    Column("cohort", String(64), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("window", LargeBinary, nullable=False),
+)
+
+commands = Table(
+    "commands",
+    metadata,
+    Column("id", _serial, primary_key=True, autoincrement=True),
+    Column("at", BigInteger, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("model", String(64), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("state", String(16), nullable=False, index=True),
+    Column("code", String(64), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("actor", String(64)),
+)
+
+rollouts = Table(
+    "deployment_rollouts",
+    metadata,
+    Column("model", String(64), primary_key=True),
+    Column("deployment", String(64), primary_key=True),
+    Column("serial", BigInteger, nullable=False),
+    Column("document", LargeBinary, nullable=False),
+    Column("stage_entered_at", BigInteger, nullable=False),
+    Column("held_since", BigInteger),
+    Column("judged_from", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("gates", Text, nullable=False),
+    Column("addressed", Integer, nullable=False),
+    Column("heard", Integer, nullable=False),
+    Column("serving", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("silent", Integer, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("actor", String(64)),
+    Column("tries_from", BigInteger),
+)
+
+windows_seen = Table(
+    "windows_seen",
+    metadata,
+    Column("id", LargeBinary(16), primary_key=True),
+    Column("at", BigInteger, nullable=False, index=True),
+)
+
+_UNSETTLED = text("windows > tested_windows")
+
+intervals = Table(
+    "merged_intervals",
+    metadata,
+    *_interval_key(),
+    Column("model", String(64), nullable=False, index=True),
+    Column("windows", BigInteger, nullable=False),
+    Column("late", BigInteger, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("reference_rows", Double, nullable=False),
+    Column("noise_units", Double, nullable=False),
+    Column("counts", LargeBinary, nullable=False),
+    Column("subgroups", LargeBinary, nullable=False),
+    Column("last_at", BigInteger, nullable=False, index=True),
+    Column("tested_windows", BigInteger, nullable=False),
+    Column("alarmed", Boolean, nullable=False),
+    Index("merged_intervals_unsettled", "last_at", sqlite_where=_UNSETTLED, postgresql_where=_UNSETTLED),
+    Index("merged_intervals_heard", "release", "last_at"),
+)
+
+withheld = Table(
+    "withheld",
+    metadata,
+    *_interval_key(),
+    Column("windows_left", BigInteger, nullable=False),
+)
+
+drifts = Table(
+    "drift_tests",
+    metadata,
+    Column("model", String(64), primary_key=True),
+    Column("version", String(64), primary_key=True),
+    Column("cohort", String(64), primary_key=True),
+    Column("start", BigInteger, primary_key=True),
+    Column("seconds", BigInteger, primary_key=True),
+    Column("calibrated", Boolean, primary_key=True),
+    Column("about", String(16), primary_key=True),
+    Column("first_tested_at", BigInteger, nullable=False),
+    Column("tested_at", BigInteger, nullable=False),
+    Column("alarm", Boolean, nullable=False),
+    Column("body", Text, nullable=False),
+    Index("drift_tests_by_release", "model", "version", "first_tested_at"),
+    Index("drift_tests_alarmed", "model", "version", "alarm", "tested_at"),
+    Index("drift_tests_by_cohort", "model", "cohort", "about", "start"),
+    Index("drift_tests_by_age", "tested_at"),
+)
+
+newest_drifts = Table(
+    "newest_drifts",
+    metadata,
+    Column("model", String(64), primary_key=True),
+    Column("tested_at", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
+)
+
+counted = Table(
+    "counted",
+    metadata,
+    *_interval_key(),
+    Column("part", Text, nullable=False),
+    Column("at", BigInteger, nullable=False, index=True),
+)
+
+streams = Table(
+    "streams",
+    metadata,
+    Column("release", LargeBinary(32), primary_key=True),
+    Column("cohort", String(64), primary_key=True),
+    Column("model", String(64), nullable=False),
+    Column("state", LargeBinary, nullable=False),
+    Column("log_evidence", Double, nullable=False),
+    Column("episode", Text),
+    Column("at", BigInteger, nullable=False, index=True),
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", _serial, primary_key=True, autoincrement=True),
+    Column("at", BigInteger, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("model", String(64)),
+    Column("body", Text, nullable=False),
+    Index("alerts_by_age", "at"),
+)
+
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("id", _serial, primary_key=True, autoincrement=True),
+    Column("at", BigInteger, nullable=False),
+    Column("topic", String(256), nullable=False),
+    Column("code", String(64), nullable=False),
+    Column("reason", Text, nullable=False),
+    Index("refusals_by_age", "at"),
+)
+
+retained = Table(
+    "retained",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("bytes", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)
+
+publishes = Table(
+    "publishes",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", _serial, primary_key=True, autoincrement=True),
+    Column("at", BigInteger, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("actor", String(64)),
+    Index("events_by_actor", "actor"),
+)
+
+enrolment_tokens = Table(
+    "enrolment_tokens",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("node", String(64), nullable=False, index=True),
+    Column("cohort", String(64), nullable=False),
+    Column("labels", Text, nullable=False),
+    Column("made_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("used_at", BigInteger),
+    Column("public_key", LargeBinary),
+    Column("serial", String(40)),
+)
+
+enrolments = Table(
+    "enrolments",
+    metadata,
+    Column("node", String(64), primary_key=True),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("earlier_key", LargeBinary),
+    Column("cohort", String(64), nullable=False),
+    Column("labels", Text, nullable=False),
+    Column("enrolled_at", BigInteger, nullable=False),
+    Column("renewed_at", BigInteger, nullable=False),
+    Column("revoked_at", BigInteger),
+    Column("serial", String(40), nullable=False),
+    Column("revision", BigInteger, nullable=False, index=True),
+)
+
+certificates = Table(
+    "certificates",
+    metadata,
+    Column("serial", String(40), primary_key=True),
+    Column("name", String(255), nullable=False, index=True),
+    Column("kind", String(8), nullable=False),
+    Column("not_after", BigInteger, nullable=False),
+    Column("certificate", LargeBinary, nullable=False),
+    Column("revoked_at", BigInteger, index=True),
+)
+
+device_lives = Table(
+    "device_lives",
+    metadata,
+    Column("node", String(64), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("old_key", LargeBinary),
+    Column("fingerprint", LargeBinary),
+    Column("reported_at", BigInteger),
+    Column("revision", BigInteger, nullable=False, index=True),
+    Column("actor", String(64)),
+)
+
+duplicate_nodes = Table(
+    "duplicate_nodes",
+    metadata,
+    Column("node", String(64), primary_key=True),
+    Column("since", BigInteger, nullable=False),
+    Column("last_at", BigInteger, nullable=False),
+)
+
+other_keys = Table(
+    "other_keys",
+    metadata,
+    Column("node", String(64), primary_key=True),
+    Column("since", BigInteger, nullable=False),
+    Column("fingerprint", LargeBinary(32), nullable=False),
+)
+
+receivers = Table(
+    "receivers",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("cursor", BigInteger, nullable=False),
+    Column("delivered", BigInteger, nullable=False),
+    Column("given_up", BigInteger, nullable=False),
+    Column("last_at", BigInteger),
+    Column("error", Text, nullable=False),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("receiver", String(128), primary_key=True),
+    Column("alert", BigInteger, primary_key=True),
+    Column("made_at", BigInteger, nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("error", Text, nullable=False),
+    Index("deliveries_by_time", "receiver", "due_at"),
+)

@@ -1,0 +1,52 @@
+"""Keeps what the broker holds for us, and how often each payload was published."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from hub.database import tables
+from hub.database.connection import put
+from hub.database.rows import RetainedRow
+from hub.database.store_part import Part
+
+
+class SentRows(Part):
+    """Read and write what was sent of releases."""
+
+    def retained(self) -> list[RetainedRow]:
+        """Return every payload that we had the broker retain, the oldest expiry first."""
+        return self._rows(RetainedRow, select(tables.retained).order_by(tables.retained.c.expires_at))
+
+    def forget_retained(self) -> None:
+        """Forget all retained payloads, since the broker lost everything."""
+        with self._write() as db:
+            db.execute(delete(tables.retained))
+
+    def note_sends(self, sends: Sequence[tuple[bytes, int, int | None]], cleared: Sequence[bytes]) -> None:
+        """Note what one turn of the block server sends and clears, in one transaction; sends are (digest, bytes, expires_at or None)."""
+        with self._write() as db:
+            for digest, size_bytes, expires_at in sends:
+                _count(db, digest, size_bytes, self._now())
+                if expires_at is not None:
+                    _put_retained(db, digest, size_bytes, expires_at)
+            if cleared:
+                db.execute(delete(tables.retained).where(tables.retained.c.digest.in_(list(cleared))))
+
+    def publish_counts(self, digests: Sequence[bytes] | None = None) -> dict[bytes, int]:
+        """Return how often each payload was published."""
+        query = select(tables.publishes.c.digest, tables.publishes.c.count)
+        if digests is not None:
+            query = query.where(tables.publishes.c.digest.in_(list(digests)))
+        with self._read() as db:
+            return {row.digest: int(row[1]) for row in db.execute(query)}
+
+
+def _put_retained(db: Connection, digest: bytes, size_bytes: int, expires_at: int) -> None:
+    put(db, tables.retained, {"digest": digest}, {"digest": digest, "bytes": size_bytes, "expires_at": expires_at})
+
+
+def _count(db: Connection, digest: bytes, size_bytes: int, now: int) -> None:
+    table = tables.publishes
+    values = {"count": table.c.count + 1, "bytes": table.c.bytes + size_bytes, "last_at": now}
+    if not db.execute(update(table).where(table.c.digest == digest).values(values)).rowcount:
+        db.execute(insert(table).values(digest=digest, count=1, bytes=size_bytes, last_at=now))

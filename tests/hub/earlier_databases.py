@@ -1,0 +1,16 @@
+"""Databases of earlier versions, made of one of this version."""
+
+import sqlite3
+
+
+def as_before_versions(db: sqlite3.Connection) -> None:
+    """Make the schema what it was before databases carried a version, with all rows."""
+    for name in ("alembic_version", "serving", "proofs"):
+        db.execute(f"DROP TABLE {name}")
+    ours = ("receipts_newest", "receipts_by_release", "receipts_by_age", "merged_intervals_by_cohort", "alerts_by_kind")
+    for name in (*ours, "ix_certificates_not_after"):
+        db.execute(f"DROP INDEX {name}")
+    db.execute("CREATE INDEX receipts_by_model ON receipts (model, received_at)")
+    db.execute("CREATE INDEX ix_merged_intervals_model ON merged_intervals (model)")
+    db.execute("ALTER TABLE heard DROP COLUMN last_seen")
+    db.execute("ALTER TABLE publishes DROP COLUMN last_at")
