@@ -45,7 +45,7 @@ ELSEWHERE: Final = {
         f"{ENROLLED}::test_a_revoked_node_is_ignored_at_once_and_after_a_restart",
         f"{HTTPS}::test_a_body_that_is_too_large_is_refused_before_it_is_read",
         f"{HTTPS}::test_a_request_that_drips_is_ended_and_others_are_served_meanwhile",
-        f"{HTTPS}::test_who_keeps_failing_has_to_wait",
+        f"{HTTPS}::test_a_token_that_keeps_failing_has_to_wait",
     ),
     "telemetry that would move a gate": (
         f"{INFLUENCE}::test_one_of_twenty_moves_its_cohort_by_at_most_twice_its_share",

@@ -1,4 +1,4 @@
-"""README, the tutorial and the drills, followed to the letter in an empty folder: every command does what the page says."""
+"""README, the tutorial, the drills and a simulation, followed to the letter in an empty folder: every command does what the page says."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.docs.pages import CHECKOUT, followed, missing, steps_of
 
-DRILLS = ("team-key-stolen", "root-holder-left")
+DRILLS = ("team-key-stolen", "root-holder-left", "simulate-a-rollout")
 
 
 @pytest.mark.timeout(600)

@@ -14,7 +14,7 @@ from schemas.manifest import Block
 from schemas.names import sha256
 from tests.brokers import Broker, Mosquitto
 from tests.node.agent.hubs import BLOCK, Hub, Node, release, serving, target
-from tests.simulation import fleet as simulated
+from simulation.core import transfers as simulated
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 RATE_64_KBIT = 8_000.0  # bytes a second
