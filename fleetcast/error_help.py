@@ -93,6 +93,10 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "a rollout names this release, or this model has one",
         "first roll another release out; --force removes it all the same",
     ),
+    Code.RELEASE_TOO_OLD: (
+        "the release is older than the oldest version that the targets key lets nodes activate",
+        "roll a newer release out, or lower it: `fleetcast keys minimum`",
+    ),
     Code.MODEL_LOAD: (
         "the runtime cannot load the model",
         "read the runtime's own reason: an opset, operator or provider that it lacks, or damage",

@@ -45,6 +45,7 @@ class Code(StrEnum):
     RELEASE_UNCHECKED = "release.unchecked"
     RELEASE_BREAKING = "release.breaking"
     RELEASE_NEEDED = "release.needed"
+    RELEASE_TOO_OLD = "release.too_old"
     MODEL_LOAD = "model.load_failed"
     MODEL_RUN = "model.run_failed"
     MODEL_SIGNATURE = "model.signature_mismatch"

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from hub.cli.command_queue import ask
-from hub.cli.deployed import check_moves, facts_of, look_at_checks, model_of, notice, release_of, states_of
+from hub.cli.deployed import check_minimum, check_moves, facts_of, look_at_checks, model_of, notice, release_of, states_of
 from hub.cli.options import changes_fleet, check_model, dir_option, json_option, open_store, show
 from hub.core.rollouts import commands, deployments
 from hub.core.rollouts.moves import runs
@@ -120,6 +120,7 @@ def set_(model: str, name: str, directory: Path, as_json: bool, **said: Any) -> 
     codec.encode(after.statement(expires=0))
     check_moves(repository, present, after, states, breaking=wish.breaking)
     if release is not None and manifest is not None:
+        check_minimum(repository, model, release.version)
         look_at_checks(directory, release, manifest, required=False)
     one = progress.deployment
     place = Place(one.name, one.selector, one.priority)

@@ -17,8 +17,9 @@ from hub.settings import load
 from hub.signing import deployment_statements
 from hub.signing.tuf_repository import Repository
 from schemas import codec
+from schemas.errors import Code, Refused
 from schemas.manifest import Manifest
-from schemas.names import sha256
+from schemas.names import sha256, version_key
 from schemas.rollout import ReleaseRef
 from schemas.selectors import NodeFacts
 from schemas.state import State
@@ -69,6 +70,18 @@ def release_of(repository: Repository, model: str, version: str) -> tuple[Releas
     """
     document = repository.manifest(model, version)
     return ReleaseRef(version, sha256(document)), codec.decode(Manifest, document)
+
+
+def check_minimum(repository: Repository, model: str, version: str) -> None:
+    """Refuse a release that nodes would not activate.
+
+    Raises:
+        Refused: RELEASE_TOO_OLD.
+    """
+    minimum = repository.minimums().get(model)
+    if minimum is not None and version_key(version) < version_key(minimum):
+        reason = f"the oldest version of {model} that nodes activate is {minimum}: they would not take {version}"
+        raise Refused(Code.RELEASE_TOO_OLD, f"{reason}. Roll a newer release out, or lower it: fleetcast keys minimum {model}@{version}")
 
 
 def look_at_checks(directory: Path, release: ReleaseRef, manifest: Manifest, *, required: bool) -> None:

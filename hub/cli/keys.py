@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import click
 
+from hub.cli.deployed import notice
 from hub.cli.enroll import reload_option, revoke_enrolled
 from hub.cli.errors import Ended, Exit
 from hub.cli.key_ceremony import ceremony
@@ -21,6 +22,7 @@ from hub.signing.metadata_files import write
 from hub.signing.tuf_repository import Repository
 from schemas.bundle import role_name
 from schemas.errors import Code, Refused
+from schemas.names import version_key
 
 SHORT = 12
 
@@ -165,7 +167,10 @@ def minimum(
       fleetcast keys minimum delay@1.2.0 --offer minimum.json
     """
     model, version = split(release)
-    check_model(Repository(directory / "trust"), model)
+    repository = Repository(directory / "trust")
+    check_model(repository, model)
+    if all(version_key(one) < version_key(version) for one in repository.releases(model)):
+        notice([f"no release of {model} is as new as {version}: nodes keep what they serve, and activate nothing until one is published"])
     done = carried_out(
         directory, Change(minimums={model: version}), Passphrases(passphrase_file, key_passphrases), key_files, offer_file, as_json=as_json
     )

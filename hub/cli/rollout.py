@@ -11,7 +11,7 @@ import click
 from fleetcast.cli.terminal_text import plain
 from fleetcast.counted import counted, verb
 from hub.cli.command_queue import LOOK_SECONDS, ask
-from hub.cli.deployed import check_moves, facts_of, look_at_checks, model_of, notice, release_of, states_of
+from hub.cli.deployed import check_minimum, check_moves, facts_of, look_at_checks, model_of, notice, release_of, states_of
 from hub.cli.errors import Ended, Exit
 from hub.cli.key_values import read_pairs
 from hub.cli.options import changes_fleet, check_model, dir_option, json_option, open_store, show, split
@@ -215,6 +215,7 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
         check_started(Signature.of(manifest), signatures(repository, model, predecessors(place)))
     check_moves(repository, present, present.with_rollout(progress), states, breaking=command.breaking)
     codec.encode(present.with_rollout(progress).statement(expires=0))  # Many long texts do not fit the document.
+    check_minimum(repository, model, version)
     look_at_checks(directory, ref, manifest, required=said["require_check"])
     _tell_of_left_behind(place.before, command.parameters or {})
     notice(deployments.stay(present, place, nodes))

@@ -6,6 +6,7 @@ a link that a person follows is answered. By DNS rebinding a page can have its o
 be a name of this device. An address is no name that anybody could rebind, and no browser reaches a Unix socket.
 """
 
+import re
 import socket
 from collections.abc import Iterable
 from ipaddress import ip_address
@@ -26,6 +27,7 @@ SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 KNOWN_MAX: Final = 64  # values of Host that were looked at and taken
 ANY: Final = "*"
 SHOWN_CHARACTERS_MAX: Final = 100
+HOST: Final = re.compile(rb"(?:\[(?P<address>[0-9a-z:.%]+)\]|(?P<name>[0-9a-z._-]+))(?::[0-9]*)?")
 
 
 class Foreign:
@@ -115,11 +117,9 @@ def _check_types(contents: list[bytes]) -> None:
 
 
 def _name(host: bytes) -> str:
-    """Return a Host field without its port."""
-    text = host.decode("latin-1").strip().lower()
-    if text.startswith("["):
-        return text[1:].partition("]")[0]
-    return text.partition(":")[0].rstrip(".")
+    """Return a Host field without its port; nothing where it is not spelled as one (RFC 9110, 7.2)."""
+    spelled = HOST.fullmatch(host.strip().lower())
+    return (spelled["address"] or spelled["name"]).decode("ascii").rstrip(".") if spelled else ""
 
 
 def _is_address(name: str) -> bool:

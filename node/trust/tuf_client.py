@@ -37,7 +37,7 @@ from schemas.deployments import Deployments, Envelope
 from schemas.errors import Code, Refused, Unreachable, mismatch
 from schemas.limits import ROOTS_MAX, TRUST_ROLE_BYTES_MAX, TRUST_TIME_BYTES_MAX
 from schemas.manifest import Manifest, target_path
-from schemas.names import VERSION_PATTERN, sha256, version_key
+from schemas.names import VERSION_PATTERN, sha256
 from schemas.rollout import Rollout, rollout_path
 
 log = structlog.get_logger()
@@ -70,6 +70,7 @@ class View:
     snapshot_named: int = 0  # Newest version that a trusted timestamp names; the snapshot at hand may be older.
     rollouts_expire: datetime | None = None
     roles_expire: datetime = _LONG_AGO  # The first of root, snapshot and targets.
+    minimums: Mapping[str, str] = field(default_factory=dict)  # By model: the oldest version to activate, from the offline targets role.
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,6 @@ class _Trusted:
     bundle: TrustBundle | TrustRoles
     view: View
     role_versions: Mapping[str, int]  # as the snapshot lists them
-    minimum: Mapping[str, str]  # per model, from the offline targets role
     rollout_keys: Mapping[str, Key]  # Keys that may sign rollouts, deployments and settings, by id.
     root: Root
     timestamp: Timestamp
@@ -250,8 +250,8 @@ class Trust:
     ) -> tuple[Release, ...]:
         """Return the releases that the model's team has signed, as the trusted snapshot lists them. `now` is the wall clock's time.
 
-        A release below the minimum that the offline targets role sets for its model is left out. A genuine manifest that this node does
-        not understand is left out too, and `refused` is called with its version and the reason.
+        Releases below the model's minimum (`View.minimums`) are among them: the minimum may change without a new message about the model.
+        A genuine manifest that this node does not understand is left out, and `refused` is called with its version and the reason.
 
         Raises:
             Refused: signed by somebody else, older than the snapshot says, expired, or a manifest that is not listed or not as listed.
@@ -280,11 +280,7 @@ class Trust:
                     raise tuf_errors.ExpiredMetadataError(f"{role}.json is expired")
                 for one in bundle.manifests:
                     _check_release(updater, bundle.model, one.version, one.document)
-            releases = tuple(_releases(bundle, refused))
-            minimum = trusted.minimum.get(bundle.model)
-            if minimum is None:
-                return releases
-            return tuple(one for one in releases if version_key(one.manifest.version) >= version_key(minimum))
+            return tuple(_releases(bundle, refused))
 
     def current(self, *, now: datetime | None = None) -> View | None:
         """Return what was believed before a restart, verified again from disk; expired metadata is `stale`, and still good for what
@@ -355,11 +351,11 @@ class Trust:
             snapshot_named=found.snapshot.version,
             rollouts_expire=listed.expires if listed is not None else None,
             roles_expire=others_expire,
+            minimums=MappingProxyType(_minimum(found.targets)),
         )
         kept = bundle.model_copy(update={"roots": roots})  # a root that this bundle withheld, and an earlier one had, is not forgotten
         versions = {name.removesuffix(".json"): meta.version for name, meta in found.snapshot.meta.items()}
-        raw, minimum = codec.encode(kept), _minimum(found.targets)
-        return _Trusted(raw, kept, view, versions, minimum, keys, found.root, found.timestamp)
+        return _Trusted(codec.encode(kept), kept, view, versions, keys, found.root, found.timestamp)
 
     def _updater(self, scratch: Path, held: Mapping[str, bytes], moment: datetime) -> Updater:
         config = UpdaterConfig(

@@ -12,9 +12,9 @@ from fleetcast.mqtt_connection import TlsFiles
 from node.core.delivery.transfer import pieces
 from schemas.manifest import Block
 from schemas.names import sha256
+from simulation.core import transfers as simulated
 from tests.brokers import Broker, Mosquitto
 from tests.node.agent.hubs import BLOCK, Hub, Node, release, serving, target
-from simulation.core import transfers as simulated
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 RATE_64_KBIT = 8_000.0  # bytes a second

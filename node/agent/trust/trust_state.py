@@ -19,6 +19,7 @@ from node.trust.tuf_client import FolderGoneError, NewerRoleError, Release, Trus
 from schemas.bundle import ModelBundle, TrustBundle
 from schemas.deployments import Deployment, Deployments, Keep, Run, Stop, attempt_id, deciding, moved_by, wish
 from schemas.errors import Code, Refused, Unreachable
+from schemas.names import version_key
 from schemas.parameters import Value
 from schemas.rollout import Carriage
 from schemas.selectors import NodeFacts
@@ -77,6 +78,7 @@ class TrustState:
         self.view: View | None = None
         self.models: set[str] = set()  # whose topics are read
         self._releases: dict[str, tuple[Release, ...]] = {}
+        self._left_out: dict[str, dict[str, Refused]] = {}  # By model and version: releases that this node does not understand.
         self._pending: dict[str, ModelBundle] = {}
         self._seen: dict[bytes, float] = {}
         self._looked_at = self._clock_looked_at = self._deadline_looked_at = clocks.NEVER
@@ -218,7 +220,8 @@ class TrustState:
             for refusal in refusals.values():
                 self._refusal(refusal, model)
             self._findings.put("model", model, ())
-            self._findings.put("release", model, tuple(refusals.values()), versions=tuple(refusals))
+            self._left_out[model] = refusals
+            self._find_releases(model, {})
             self._statements.lacks(model, None)
             if self._slots is not None:
                 self._slots.announced(self._releases[model])
@@ -405,9 +408,28 @@ class TrustState:
                 release = next((one for one in self._releases.get(model, ()) if one.digest == reference.digest), None)
                 if release is None or decides is None:
                     return  # it is announced by a message of its own
+                old = self._too_old(release)
+                self._find_releases(model, {} if old is None else {release.manifest.version: old})
+                if old is not None and release.digest != digest:
+                    slots.halted(model, self._wall())  # What serves goes on: the minimum bounds what is begun.
+                    return
                 if (memory := moved_by(decides, found, serving=serving, moved=moved)) is not None:
                     self._store.put_moved(model, memory)
                 slots.wanted(release, rollout, self._wall())
+
+    def _too_old(self, release: Release) -> Refused | None:
+        model, version = release.manifest.model, release.manifest.version
+        minimum = self.view.minimums.get(model) if self.view is not None else None
+        if minimum is None or version_key(version) >= version_key(minimum):
+            return None
+        reason = (
+            f"the rollout wants {version} here, and the oldest version of {model} that the targets key lets nodes activate is {minimum}"
+        )
+        return Refused(Code.RELEASE_TOO_OLD, reason)
+
+    def _find_releases(self, model: str, too_old: Mapping[str, Refused]) -> None:
+        found = {**self._left_out.get(model, {}), **too_old}
+        self._findings.put("release", model, tuple(found.values()), versions=tuple(found))
 
     def stale(self) -> bool:
         """Return whether the trusted metadata has expired by now, or nobody can say because the clock is not to be believed."""

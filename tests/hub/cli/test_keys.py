@@ -186,6 +186,11 @@ def test_the_oldest_version_is_signed_into_the_targets_role(made: Made) -> None:
 
     assert repository(made).minimums() == {"m": "1.1.0"}
     assert "m 1.1.0" in made.run("keys", "show").stdout
+    refused(made.run("rollout", "start", "m@1.0.0"), "release.too_old", Exit.REFUSED)
+
+
+def test_an_oldest_version_that_no_release_has_is_noted(made: Made) -> None:
+    assert "no release of m is as new as 9.0.0" in made.run("keys", "minimum", "m@9.0.0").stderr
 
 
 # Ceremonies

@@ -21,7 +21,7 @@ from schemas.topics import Topics
 from tests import brokers
 from tests.broker.client import Client
 from tests.node.agent.test_loop import running, until, wants
-from tests.trust_fleet import DAY, Fleet
+from tests.trust_fleet import DAY, Fleet, change_keys
 
 
 class Clock:
@@ -56,6 +56,13 @@ class Scene:
         for topic, document in ((self.topics.model("delay"), models), (self.topics.trust, trust)):
             self.hub.link.publish(topic, codec.encode(document), retain=True)
             self.hub.next(Published)
+
+    def say_trust(self) -> None:
+        self.hub.link.publish(self.topics.trust, codec.encode(self.fleet.refresh(after=timedelta())), retain=True)
+        self.hub.next(Published)
+
+    def set_minimum(self, version: str) -> None:
+        change_keys(self.fleet.repository, [self.fleet.keys["targets"]], now=self.fleet.now, minimums={"delay": version})
 
     def agent(self) -> Agent:
         tls = self.broker.tls("n1")
@@ -144,6 +151,23 @@ def test_a_fresh_node_whose_clock_is_ahead_follows_once_it_is_right(without_tls:
             until(lambda: any(line.get("code") == "trust.expired" for line in logs))
         scene.clock.ahead = timedelta()
         until(lambda: wants(node) == "1.0.0")
+
+
+def test_an_oldest_version_counts_for_what_is_announced_already(without_tls: Scene) -> None:
+    scene = without_tls
+    scene.roll("1.0.0")
+    node = scene.agent()
+    with running(node):
+        until(lambda: wants(node) == "1.0.0")
+        scene.set_minimum("2.0.0")
+        scene.roll("1.1.0")
+        until(lambda: "release.too_old" in {one.code for one in node._findings.all()})
+        assert wants(node) != "1.1.0"
+
+        scene.set_minimum("1.0.0")
+        scene.say_trust()
+        until(lambda: wants(node) == "1.1.0")
+        assert "release.too_old" not in {one.code for one in node._findings.all()}
 
 
 def test_a_node_whose_trust_folder_was_removed_follows_without_a_restart(scene: Scene) -> None:

@@ -46,7 +46,13 @@ def infer(running: Running, **headers: str) -> httpx.Response:
     )
 
 
-@pytest.mark.parametrize("host", ["rebound.example", "rebound.example:8080", "localhost.rebound.example", "127.0.0.1.rebound.example", ""])
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("rebound.example", "rebound.example:8080", "localhost.rebound.example", "127.0.0.1.rebound.example"),
+        *("", "evil com.localhost", "evil/.localhost", "[::1"),  # None of them is spelled as a host.
+    ],
+)
 def test_a_name_that_is_rebound_to_this_device_reads_and_asks_nothing(here: Running, host: str) -> None:
     answers = [infer(here, host=host), httpx.get(f"{here.url}/v2", headers={"host": host})]
 

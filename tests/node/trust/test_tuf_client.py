@@ -669,13 +669,14 @@ def test_revoked_team_key_is_refused(fleet: Fleet, trust: Trust) -> None:
         trust.accept_model(fleet.models("1.0.0"), now=fleet.now)
 
 
-def test_release_below_the_offline_minimum_is_not_brought(fleet: Fleet, trust: Trust) -> None:
+def test_the_offline_minimum_is_part_of_what_is_believed(fleet: Fleet, trust: Trust) -> None:
     fleet.release("1.1.0")
     change_keys(fleet.repository, [fleet.keys["targets"]], now=fleet.now, minimums={"delay": "1.1.0"})
     deliver(trust, fleet.refresh(), fleet)
-    found = trust.accept_model(fleet.models("1.0.0", "1.1.0"), now=fleet.now)
+    view = trust.current(now=fleet.now)
 
-    assert [release.manifest.version for release in found] == ["1.1.0"]
+    assert view is not None
+    assert view.minimums == {"delay": "1.1.0"}
 
 
 # The disk
