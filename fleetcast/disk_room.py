@@ -25,9 +25,9 @@ def has_room(folder: Path, size_bytes: int) -> bool:
     return disk.f_bavail * disk.f_frsize >= size_bytes
 
 
-def code_of(error: OSError, otherwise: Code) -> Code:
+def code_of(error: OSError, otherwise: Code, *, errnos: frozenset[int] = FULL) -> Code:
     """Return DISK_FULL for an error that says so, and `otherwise` for all others."""
-    return Code.DISK_FULL if error.errno in FULL else otherwise
+    return Code.DISK_FULL if error.errno in errnos else otherwise
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A disk that is really full after a few hundred kilobytes: a tmpfs where mounting is allowed, else a bound on the size of files."""
+"""Disks for tests: one that is really full after a few hundred kilobytes, and one that takes no write; mounted where that is allowed."""
 
 import resource
 import shutil
@@ -6,6 +6,8 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 BYTES = 256 * 1024  # of the disk; under the bound no single file may have a quarter of it
 
@@ -31,3 +33,15 @@ def small_disk(folder: Path, *, size_bytes: int = BYTES) -> Iterator[Path]:
 def _mounted(folder: Path, size_bytes: int) -> bool:
     command = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)]
     return shutil.which("mount") is not None and subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """A mount that takes no write."""
+    if subprocess.run(["mount", "--bind", folder, folder], capture_output=True, check=False).returncode:
+        pytest.skip("may not mount here")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)

@@ -47,8 +47,8 @@ class OwnDisk:
         """Take in an error of the disk that ended a turn, and return whether it says that there is no room."""
         if error.errno not in disk_room.TAKES_NOTHING:
             return False
-        what = f"no room on the disk for {error.filename or 'what was to be written'}: {error.strerror}; make room there"
-        self.refused(Refused(Code.DISK_FULL, what))
+        what = f"no room on the disk for {error.filename or 'what was to be written'}: {error.strerror}"
+        self.refused(Refused(Code.DISK_FULL, f"{what}; make room there, or mount it for writing"))
         return True
 
     def worked(self) -> None:

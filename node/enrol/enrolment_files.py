@@ -64,7 +64,8 @@ class Enrolment:
             durable.make_folder(self._folder, mode=0o700)
             lock = (self._folder / "lock").open("ab")
         except OSError as error:
-            raise Refused(Code.SETTINGS_INVALID, f"{self._folder}: {error.strerror}") from None
+            code = disk_room.code_of(error, Code.SETTINGS_INVALID, errnos=disk_room.TAKES_NOTHING)
+            raise Refused(code, f"{self._folder}: {error.strerror}") from None
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             for left in self._folder.glob(".*"):  # A killed process left it.

@@ -6,6 +6,7 @@ The lock is the kernel's (flock): it ends with the process, however that ends, a
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ STATUS_NAME: Final = "status.json"
 STATUS_BYTES_MAX: Final = 1024 * 1024  # a status with every slot and parameter that there can be is well below
 READS_MAX: Final = 3
 STATUS_BLOCK_BYTES: Final = 4096  # a status is filled up to whole blocks: written over, it takes no more room
+MEMORY_DISK: Final = Path("/dev/shm")  # noqa: S108  # in a folder of its own, which nobody else may enter
 LOOK_SECONDS: Final = 0.5  # a process that only looks holds the lock for a moment: it is asked for again
 
 
@@ -101,7 +103,8 @@ def _locked(descriptor: int) -> bool:
 def write_status(folder: Path, status: AgentStatus) -> None:
     """Leave a status: whole or not at all. Not synced, since after a power cut it says nothing that is still so.
 
-    On a full disk it is written over the last one, which takes no room, and of which a reader may see a part.
+    On a full disk it is written over the last one, which takes no room, and of which a reader may see a part. Where the disk cannot be
+    written, it is left in memory.
     """
     data = status.model_dump_json(exclude_none=True).encode()
     data += b" " * (-len(data) % STATUS_BLOCK_BYTES)
@@ -109,17 +112,53 @@ def write_status(folder: Path, status: AgentStatus) -> None:
     try:
         durable.write(path, data, synced=False)
     except OSError as error:
-        if error.errno not in FULL_OR_READ_ONLY or not path.exists() or path.stat().st_size < len(data):
+        if error.errno not in NOT_WRITABLE:
             raise
-        with path.open("r+b") as file:
-            file.write(data + b" " * (path.stat().st_size - len(data)))
+        try:
+            _write_over(path, data, error)
+        except OSError:
+            spare = _spare(folder)
+            spare.parent.mkdir(mode=0o700, exist_ok=True)
+            if spare.parent.lstat().st_uid != os.geteuid():
+                raise error from None
+            durable.write(spare, data, synced=False)
+            return
+    _spare(folder).unlink(missing_ok=True)
+
+
+def _write_over(path: Path, data: bytes, error: OSError) -> None:
+    if not path.exists() or path.stat().st_size < len(data):
+        raise error
+    with path.open("r+b") as file:
+        file.write(data + b" " * (path.stat().st_size - len(data)))
+
+
+def _spare(folder: Path) -> Path:
+    """Return where a status is left whose folder cannot be written."""
+    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    return MEMORY_DISK / f"fleetcast-{name}" / STATUS_NAME
 
 
 def read_status(folder: Path) -> AgentStatus | None:
     """Return the last status that was left here; None when there is none, or another version of fleetcast wrote it."""
+    found = [one for one in (_read(folder / STATUS_NAME), _read_spare(folder)) if one is not None]
+    return max(found, key=lambda one: one.written_at, default=None)
+
+
+def _read_spare(folder: Path) -> AgentStatus | None:
+    """Return a status that was left in memory, if the folder's own user left it: anybody may write there."""
+    spare = _spare(folder)
+    try:
+        is_own = spare.parent.lstat().st_uid in {folder.stat().st_uid, os.geteuid()}
+    except OSError:
+        return None
+    return _read(spare) if is_own else None
+
+
+def _read(path: Path) -> AgentStatus | None:
     for _ in range(READS_MAX):
         try:
-            with (folder / STATUS_NAME).open("rb") as file:
+            with path.open("rb") as file:
                 return AgentStatus.model_validate_json(file.read(STATUS_BYTES_MAX))
         except ValidationError:  # perhaps it is just being written
             time.sleep(LOOK_SECONDS / 10)

@@ -36,7 +36,7 @@ BROKEN: Final = frozenset(
         "store.failed",
         "trust.folder_lost",
         "window.dropped",
-        "enrolment.damaged",
+        "enrolment.not_read",
     }
 )
 

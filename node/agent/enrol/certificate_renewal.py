@@ -171,7 +171,7 @@ class Renewing:
         try:
             return enrolment_flow.settle(self._settings.data)
         except Refused as refusal:  # what is on the device keeps serving
-            log.error("enrolment.damaged", code=str(refusal.code), reason=refusal.reason)
+            log.error("enrolment.not_read", code=str(refusal.code), reason=refusal.reason)
             return None
 
     def _changed_at(self) -> tuple[int, ...]:

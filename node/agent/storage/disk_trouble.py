@@ -89,7 +89,8 @@ class DiskTrouble:
     def _find(self, reason: str) -> None:
         """Report to the hub, in this node's state, that its disk takes nothing; "" where it does."""
         self._is_found = bool(reason)
-        text = f"the disk takes nothing: {reason}; this node serves what is on it, and takes nothing new: make room there"
+        mend = "make room there, or mount it for writing"
+        text = f"the disk takes nothing: {reason}; this node serves what is on it, and takes nothing new: {mend}"
         self._findings.put("site", "disk", [Refused(Code.DISK_FULL, text)] if reason else ())
 
     def write_down(self) -> None:

@@ -10,6 +10,7 @@ from node.core.doctor.agent_health import AgentStatus, Verdict, WorkerProcess, j
 from node.host.pidfile import STATUS_NAME, alone, is_locked, read_status, supersede_status, write_status
 from schemas.errors import Code, Refused
 from schemas.state import Slot
+from tests.small_disk import read_only
 
 HOLD = """
 import sys, time
@@ -99,3 +100,19 @@ def test_where_no_status_was_left_none_is_made(tmp_path: Path) -> None:
     supersede_status(tmp_path)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_status_that_the_disk_does_not_take_is_found_all_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_status(folder, STATUS)
+    with read_only(folder):
+        write_status(folder, STATUS.model_copy(update={"pid": 8, "written_at": 3, "read_only": "Read-only file system"}))
+        found = read_status(folder)
+        assert found is not None
+        assert (found.pid, found.read_only) == (8, "Read-only file system")
+
+    write_status(folder, STATUS.model_copy(update={"pid": 9, "written_at": 3}))
+    found = read_status(folder)
+    assert found is not None
+    assert found.pid == 9

@@ -2,14 +2,14 @@
 
 import os
 import sqlite3
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.node.agent.devices import Device, copied, serve_once
+from tests.small_disk import read_only
 
 NOBODY = 65534
 
@@ -23,18 +23,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def device(served: Path) -> Iterator[Device]:
     with copied(served) as made:
         yield made
-
-
-@contextmanager
-def read_only(folder: Path) -> Iterator[None]:
-    """A mount that takes no write."""
-    if subprocess.run(["mount", "--bind", folder, folder], capture_output=True, check=False).returncode:
-        pytest.skip("may not mount here")
-    try:
-        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
-        yield
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def make_a_folder(store: Path) -> None:
