@@ -180,6 +180,7 @@ class Agent:
             identity=lambda: self._renewing.identity,
             wall=self._wall,
             monotonic=monotonic,
+            rng=self._rng,
             windows=settings.telemetry,
         )
 

@@ -1,10 +1,12 @@
 """Sign what the node has to report, keep it until the broker has taken it, and send it again to a broker that forgot."""
 
 from collections.abc import Callable
+from random import Random
 from typing import Literal
 
 import structlog
 
+from fleetcast.backoff import Backoff
 from node.broker.mqtt import NodeLink
 from node.core.activation.lifecycle import Target
 from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds, WallClock
@@ -19,7 +21,7 @@ from schemas.receipt import Evidence, Receipt
 log = structlog.get_logger()
 
 OUTBOX_IN_FLIGHT = 32
-UNREAD_SECONDS = 5.0  # pause after a message that the broker has no reader for
+UNREAD = Backoff(5.0, 600.0)  # Pauses after a message that the broker has no reader for: a hub may be away for days, and bytes cost.
 REFUSAL_SECONDS = 60.0  # the same refusal is reported at most once in this time: a hostile broker must not spend our bytes
 
 
@@ -35,11 +37,13 @@ class Reporter:
         identity: Callable[[], Identity],  # it may change: a device can ask for a new key
         wall: WallClock,
         monotonic: MonotonicClock,
+        rng: Random,
         windows: bool,  # else they are not sent, and wait
     ) -> None:
         self._node, self._store, self._link, self._identity = node, store, link, identity
-        self._wall, self._monotonic, self.windows = wall, monotonic, windows
+        self._wall, self._monotonic, self._rng, self.windows = wall, monotonic, rng, windows
         self._sending: dict[int, int] = {}  # publish id to outbox id
+        self._unread: Backoff | None = None  # The next pause, while the broker has no reader.
         self._unread_until = NEVER
         self._refusals: dict[tuple[str, str], MonotonicSeconds] = {}
         self.on_refusal: Callable[[str], None] = lambda sentence: None  # hears of every refusal
@@ -89,7 +93,7 @@ class Reporter:
     def connected(self, *, session_present: bool) -> None:
         """Take in that the broker is there; one that forgot is sent the kept messages again, and their readers count them once."""
         self._sending.clear()
-        self._unread_until = NEVER
+        self._unread, self._unread_until = None, NEVER
         if not session_present:
             self._store.resend(windows=self.windows)
 
@@ -102,19 +106,26 @@ class Reporter:
             return
         number = self._sending.pop(mid)
         if not is_unread:
+            self._unread = None
             self._store.mark_sent([number])
             return
         now = self._monotonic()
-        if now >= self._unread_until:
-            log.warning("outbox.unread", again_seconds=UNREAD_SECONDS, reason="the broker knows no reader: the hub has not subscribed yet")
-        self._unread_until = now + UNREAD_SECONDS
+        if now < self._unread_until:
+            return  # It was on its way already when the first came back.
+        pause = (self._unread or UNREAD).wait_seconds(self._rng.random())
+        log.warning("outbox.unread", again_seconds=round(pause), reason="the broker knows no reader: the hub has not subscribed yet")
+        self._unread, self._unread_until = (self._unread or UNREAD).doubled(), now + pause
 
     def send(self, *, windows: bool = True) -> None:
-        """Send what waits, a bounded number at a time; without `windows` only other messages."""
-        if self._monotonic() < self._unread_until:
+        """Send what waits, a bounded number at a time; without `windows` only other messages.
+
+        While the broker has no reader, a single message finds out whether one is there by now.
+        """
+        in_flight_max = OUTBOX_IN_FLIGHT if self._unread is None else 1
+        if self._monotonic() < self._unread_until or len(self._sending) >= in_flight_max:
             return
         flying = set(self._sending.values())
-        outbox = self._store.waiting(OUTBOX_IN_FLIGHT, windows=self.windows and windows)
+        outbox = self._store.waiting(in_flight_max, windows=self.windows and windows)
         fresh = [one.id for one in outbox if one.kind == "window" and one.id not in flying]
         if fresh:
             try:
@@ -123,7 +134,7 @@ class Reporter:
                 log.warning("window.not_sent", code=full.code, reason=full.reason)
                 outbox = [one for one in outbox if one.id not in fresh]
         for waiting in outbox:
-            if waiting.id not in flying and len(self._sending) < OUTBOX_IN_FLIGHT:
+            if waiting.id not in flying and len(self._sending) < in_flight_max:
                 try:
                     self._sending[self._link.publish(waiting.topic, waiting.payload)] = waiting.id
                 except Unreachable:

@@ -4,6 +4,7 @@ import queue
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -51,31 +52,50 @@ def test_what_a_hub_was_not_there_for_is_sent_again(mosquitto: Broker, inbox: "q
         identity=lambda: identity,
         wall=lambda: WallSeconds(0.0),
         monotonic=lambda: MonotonicSeconds(now[0]),
+        rng=Random(0),
         windows=True,
     )
     link.open(session=1, at=0)
     next_of(inbox, Connected)
     reporter.connected(session_present=False)
     topic = link.topics.telemetry("delay", "lab")
-    store.enqueue("window", topic, b"a window")
+    for number in range(3):
+        store.enqueue("window", topic, b"window %d" % number)
 
     # mosquitto acknowledges it, and has thrown it away.
     reporter.send()
-    lost = next_of(inbox, Published)
-    reporter.published(lost.mid, is_unread=lost.is_unread)
-    assert (lost.is_unread, store.count_waiting("window")) == (True, 1)
+    for _ in range(3):
+        lost = next_of(inbox, Published)
+        reporter.published(lost.mid, is_unread=lost.is_unread)
+        assert lost.is_unread
+    assert store.count_waiting("window") == 3
 
-    # Nothing more is thrown away for a while; then the hub is there.
+    # From now on one finds out for all, less and less often.
+    pauses = []
+    for _ in range(12):
+        began = now[0]
+        while not reporter._sending:
+            now[0] += 1
+            reporter.send()
+        lost = next_of(inbox, Published)
+        assert not reporter._sending.keys() - {lost.mid}
+        reporter.published(lost.mid, is_unread=lost.is_unread)
+        pauses.append(now[0] - began)
+    assert pauses[0] <= 8
+    assert 300 <= pauses[-1] <= 900
+
+    # Then the hub is there.
     hub = Client.of(mosquitto)
     hub.open()
     hub.subscribe(topic)
-    reporter.send()
-    now[0] += 5
-    reporter.send()
-    taken = next_of(inbox, Published)
-    reporter.published(taken.mid, is_unread=taken.is_unread)
+    now[0] += 900
+    for _ in range(3):
+        reporter.send()
+        taken = next_of(inbox, Published)
+        reporter.published(taken.mid, is_unread=taken.is_unread)
+        assert not taken.is_unread
 
-    assert hub.next(Message).payload == b"a window"
-    assert (taken.is_unread, store.count_waiting("window")) == (False, 0)
+    assert {hub.next(Message).payload for _ in range(3)} == {b"window 0", b"window 1", b"window 2"}
+    assert store.count_waiting("window") == 0
     link.close()
     hub.link.drop()
