@@ -13,6 +13,7 @@ from schemas.errors import Code, Refused
 log = structlog.get_logger()
 
 TROUBLE_SECONDS = 600.0  # between two alerts about what stays broken
+LOGGED_SECONDS = 10.0  # between two lines of the log about it: each turn meets it again
 OWN_DISK: Final = frozenset({Code.DISK_FULL, Code.DATABASE_DAMAGED})  # Refusals that say nothing of a message: it is not acknowledged.
 
 
@@ -26,6 +27,7 @@ class OwnDisk:
         self._notes, self._publish, self._wall, self._monotonic = notes, publish, wall, monotonic
         self._full_told_at = self._damage_told_at = float("-inf")
         self._is_unrecorded = False
+        self._logged, self._logged_at = "", float("-inf")
 
     def refused(self, refusal: Refused) -> None:
         """Take in what ended a turn.
@@ -35,8 +37,10 @@ class OwnDisk:
         """
         if refusal.code is Code.DATABASE_DAMAGED:
             raise refusal
-        log.error(str(refusal.code), code=str(refusal.code), reason=refusal.reason)
         now = self._monotonic()
+        if refusal.reason != self._logged or now - self._logged_at >= LOGGED_SECONDS:
+            self._logged, self._logged_at = refusal.reason, now
+            log.error(str(refusal.code), code=str(refusal.code), reason=refusal.reason)
         if refusal.code is Code.DISK_FULL:
             self._is_unrecorded = True
             if now - self._full_told_at >= TROUBLE_SECONDS:

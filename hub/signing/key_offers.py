@@ -212,8 +212,8 @@ def read(path: Path) -> Offer:
         raise
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise Refused(Code.SETTINGS_INVALID, f"{path} is no offer of keys: {where}: {first['msg']}") from None
+        where = "".join(f"{one}: " for one in [".".join(map(str, first["loc"]))] if one)
+        raise Refused(Code.SETTINGS_INVALID, f"{path} is no offer of keys: {where}{first['msg']}") from None
     except (ValueError, KeyError, TypeError, AttributeError, DeserializationError, UnsignedMetadataError, RecursionError) as error:
         raise Refused(Code.SETTINGS_INVALID, f"{path} is no offer of keys: {type(error).__name__}: {error}"[:300]) from None
 

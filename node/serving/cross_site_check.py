@@ -23,6 +23,7 @@ OTHER_SITES: Final = frozenset(
     {b"cross-site", b"same-site"}
 )  # Values of Sec-Fetch-Site; another port or name of this site is another program
 NAVIGATE: Final = b"navigate"  # Sec-Fetch-Mode of a link that a person follows: its page cannot read what is shown.
+DOCUMENT: Final = b"document"  # Sec-Fetch-Dest of such a link; of a frame in a page it is another.
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 KNOWN_MAX: Final = 64  # values of Host that were looked at and taken
 ANY: Final = "*"
@@ -47,6 +48,7 @@ class Foreign:
             Refused: REQUEST_FOREIGN, REQUEST_CONTENT_TYPE, or REQUEST_INVALID where it does not name its host once.
         """
         host = origin = site = mode = None
+        shown_in = DOCUMENT
         contents = []
         for name, value in scope["headers"]:
             if name == b"host":
@@ -63,11 +65,13 @@ class Foreign:
                 site = value
             elif name == b"sec-fetch-mode":
                 mode = value
+            elif name == b"sec-fetch-dest":
+                shown_in = value
         if host not in self._known:
             self._check_host(host, scope)
         if origin is not None:
             self._check_origin(origin, host)
-        elif site in OTHER_SITES and (scope["method"] not in SAFE or mode != NAVIGATE):
+        elif site in OTHER_SITES and (scope["method"] not in SAFE or (mode, shown_in) != (NAVIGATE, DOCUMENT)):
             raise Refused(Code.REQUEST_FOREIGN, "the request comes from a web page of another site (Sec-Fetch-Site)")
         if contents and scope["method"] not in SAFE:
             _check_types(contents)

@@ -51,7 +51,8 @@ def class_of(
     since = failed_from if tries_from is None else tries_from
     failing = failure_of(node, deployment, model=model, failed_from=failed_from, tries_from=since)
     failure = failing.failure if failing is not None else None
-    clock = refusals.of_clock(refusals.findings_of(node.state, node.refused))
+    findings = refusals.findings_of(node.state, node.refused)
+    clock, disk = refusals.of_clock(findings), next((one.code for one in findings if one.code in DEVICES_OWN), "")
     slot = next((one for one in node.state.slots if one.model == model), None)
     name = class_name(
         deployment,
@@ -76,7 +77,7 @@ def class_of(
         case "moving" | "waiting" if deployment.state == "rolled_back":
             return NodeClass(name, "goes back") if serving is not None else _from_nothing(deployment, slot)
         case "moving" | "waiting":
-            return _to_move(deployment, node, slot, clock)
+            return _to_move(deployment, node, slot, clock, disk)
 
 
 def _unreachable(node: Node, silent_seconds: float, *, is_late: bool) -> NodeClass:
@@ -85,14 +86,15 @@ def _unreachable(node: Node, silent_seconds: float, *, is_late: bool) -> NodeCla
     return NodeClass("unreachable", f"was not heard for {_duration(silent_seconds)}{', and the deadline has passed' if is_late else ''}")
 
 
-def _to_move(deployment: Deployment, node: Node, slot: Slot | None, clock: Finding | None) -> NodeClass:
+def _to_move(deployment: Deployment, node: Node, slot: Slot | None, clock: Finding | None, disk: str) -> NodeClass:
     if clock is not None:
         return NodeClass("waiting", f"waits: {clock.reason}", clock.code)
     if deployment.state == "halted":
         return NodeClass("waiting", "waits: the rollout is halted")
     if not is_reached(deployment, node.facts):
         return NodeClass("waiting", _later(deployment, node))
-    return _under_way(slot, deployment.release.digest)
+    found = _under_way(slot, deployment.release.digest)
+    return NodeClass("moving", f"is held up by its own disk: {disk}", disk) if disk and not found.code else found
 
 
 def _from_nothing(deployment: Deployment, slot: Slot | None) -> NodeClass:

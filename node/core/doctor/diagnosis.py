@@ -380,6 +380,8 @@ def reported(facts: Facts) -> Iterator[Finding]:
             continue  # So has `disk`.
         if one.code == Code.RECEIPT_KEY_CHANGED:
             yield Finding(Trouble.KEY_REFUSED, one.reason)
+        elif one.kind == "site" and one.code == Code.DISK_FULL:
+            yield Finding(Trouble.DISK_FULL, one.reason)
         elif one.kind == "site":
             yield Finding(Trouble.SITE_FILE, f"{one.reason} ({one.code})")
         else:

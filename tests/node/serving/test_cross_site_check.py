@@ -137,6 +137,8 @@ def test_a_link_of_another_site_that_a_person_follows_is_answered(here: Running)
 
     assert httpx.get(f"{here.url}/v2", headers=headers).status_code == 200
     assert httpx.post(here.url + INFER, content=asked(ROWS), headers=headers).status_code == 403
+    assert httpx.get(f"{here.url}/v2", headers={**headers, "sec-fetch-dest": "document"}).status_code == 200
+    assert httpx.get(f"{here.url}/v2", headers={**headers, "sec-fetch-dest": "iframe"}).status_code == 403
 
 
 def test_two_origins_are_refused_whichever_is_ours(here: Running) -> None:

@@ -51,6 +51,14 @@ def test_a_node_that_was_reached_says_how_far_it_is_or_what_it_waits_for(slot: d
     assert found(node(slot=slot)) == expected
 
 
+def test_a_node_whose_disk_takes_nothing_is_held_up_by_it_before_it_has_begun() -> None:
+    one = node()
+    full = Finding(kind="site", code=str(Code.DISK_FULL), reason="the disk takes nothing")
+    one = replace(one, state=one.state.model_copy(update={"findings": (full,)}))
+
+    assert found(one) == ("moving", Code.DISK_FULL)
+
+
 def test_a_failure_counts_until_it_was_seen_or_the_release_is_served_after_all() -> None:
     failure = Failure("refused", Code.MODEL_GOLDEN, received_at=5)
     assert found(node(failure=failure)) == ("refused", Code.MODEL_GOLDEN)
