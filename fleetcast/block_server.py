@@ -112,6 +112,11 @@ class BlockServer:
             self._keep(digest, _Retained(size_bytes, expires_at))
 
     @property
+    def waiting(self) -> int:
+        """Return how many blocks wait to be published."""
+        return len(self._waiting)
+
+    @property
     def next_due(self) -> float | None:
         """Return when the next publish is due; None when nothing waits."""
         return next(iter(self._waiting.values())).due if self._waiting else None

@@ -47,6 +47,12 @@ class HubSettings(FileSettings):
     # SQLAlchemy URL of the database, such as postgresql+psycopg://host/name. Empty means `hub.sqlite` in the fleet's folder.
     database_url: str = ""
 
+    # TCP port on which a Prometheus scrapes `/metrics` (docs/monitoring.md). Left out, the hub shows none; 0 picks a free port.
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    metrics_host: Annotated[str, Field(min_length=1)] = (
+        "127.0.0.1"  # Address on which `/metrics` is shown. Anybody who reaches it may read it.
+    )
+
     silent_seconds: Annotated[int, Field(ge=1)] = 3600  # A node that sends nothing for this long raises the alert `node_silent`.
     # Intervals of cohorts with fewer nodes are neither tested nor shown, so that no single node stands out.
     cohort_nodes_min: Annotated[int, Field(ge=1)] = 20

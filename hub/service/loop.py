@@ -8,7 +8,6 @@ connection is dropped, and the broker brings the messages again.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import threading
@@ -16,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
-from typing import IO, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -62,7 +61,9 @@ from hub.service.delivery.announce import Announcer, Signers
 from hub.service.delivery.blocks import Wants
 from hub.service.delivery.online_keys import LoadKey, OnlineKeys
 from hub.service.enrol.enrolment_service import Enrolling
+from hub.service.folder_lock import locked
 from hub.service.housekeeping import Housekeeping
+from hub.service.metrics.hub_metrics import HubMetrics
 from hub.service.nodes.device_settings import SettingsKeeper
 from hub.service.own_disk import OWN_DISK, OwnDisk
 from hub.service.rollouts.controller import Controller
@@ -101,7 +102,7 @@ SETTLE_SECONDS = (
 FILE_SECONDS = 3.0  # between two looks whether the database is still the file that was opened
 RETRY = Backoff(0.2, 30.0)
 RIVAL_SECONDS = 6 * 3600.0  # between two alerts about a second hub
-READY_NAME, LOCK_NAME = "hub.ready", "hub.lock"
+READY_NAME = "hub.ready"
 
 
 def database_url(directory: Path, settings: HubSettings) -> str:
@@ -132,7 +133,7 @@ class Service:
     ) -> None:
         self._directory, self._settings, self._wall, self._monotonic, self._sleep = directory, settings, wall, monotonic, sleep
         self._rng = rng or Random()
-        self._lock = _locked(directory)
+        self._lock = locked(directory)
         self._inbox = inbox or Inbox(Topics(settings.fleet), settings, monotonic=monotonic)
         self._store = Store(database_url(directory, settings), clock=wall)
         self._store.create()
@@ -159,6 +160,7 @@ class Service:
         self._make_telemetry()
         self._make_rollouts(signers)
         self._make_alerts()
+        self._make_metrics()
 
     def _replaceable(self, signers: Signers, load_key: LoadKey) -> Signers:
         """Return signers that follow the metadata to other keys, and make what replaces them."""
@@ -286,6 +288,24 @@ class Service:
             clock=self._wall,
         )
 
+    def _make_metrics(self) -> None:
+        """Make what a monitoring system scrapes."""
+        self._metrics = HubMetrics(
+            self._directory,
+            self._settings,
+            inbox=self._inbox,
+            notes=self._notes,
+            floods=self._floods,
+            wants=self._wants,
+            nodes=self._ingest.nodes,
+            models=lambda: self._controller.models,
+            repository=self._repository,
+            listening=self._listening,
+            tests=self._settling.tests,
+            wall=self._wall,
+            monotonic=self._monotonic,
+        )
+
     @property
     def broker_url(self) -> str:
         """Return where the broker is."""
@@ -322,12 +342,14 @@ class Service:
         elif rules := access_lists.missing(self._directory, self._settings.fleet):
             self._notes.event("access_list.outdated", access_lists.in_words(rules), missing=rules)
         self._enrolling.start()
+        self._metrics.start()
         self._hooks.start()
 
     def leave(self) -> None:
         """Leave politely, and let go of the fleet's folder."""
         (self._directory / READY_NAME).unlink(missing_ok=True)
         self._enrolling.stop()
+        self._metrics.stop()
         self._hooks.stop()
         with contextlib.suppress(Unreachable, Refused):
             self._ingest.save()
@@ -352,6 +374,7 @@ class Service:
             self._read()
             self._tick()
             self._own_disk.worked()
+            self._metrics.tick(online=self._online)
         except Unreachable as error:
             log.error("store.failed", reason=str(error))
             self._drop()
@@ -384,6 +407,7 @@ class Service:
             until = self._monotonic() + LANE_SECONDS
             while messages := self._inbox.take(lane, AT_ONCE.get(lane, 4)):
                 found += len(messages)
+                self._metrics.took(lane, len(messages))
                 self._handle_all([self._link.parse(message) for message in messages])
                 if self._monotonic() >= until:
                     full = full or self._inbox.count(lane) > 0
@@ -570,24 +594,6 @@ class Service:
             "broker_pid": self._broker.pid if self._broker is not None else None,
             "packet_bytes_max": self._packet_bytes_max,
             "enrolment_port": self._enrolling.port,
+            "metrics_port": self._metrics.port,
         }
         durable.write(self._directory / READY_NAME, json.dumps(facts).encode(), synced=False)  # a hub that a power cut ended is not ready
-
-
-def _locked(directory: Path) -> IO[str]:
-    """Lock the folder for one hub: two would sign against each other.
-
-    Raises:
-        Refused: another one runs.
-    """
-    path = directory / LOCK_NAME
-    try:
-        lock = path.open("w")
-    except OSError as error:
-        raise Refused(Code.SETTINGS_INVALID, f"{directory} is no fleet's folder that can be written to: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise Refused(Code.SETTINGS_INVALID, f"another hub runs in {directory}") from None
-    return lock

@@ -24,6 +24,8 @@ class Notes:
         # By kind, so that none pushes another out: who refused, the hub or a node, and the code.
         self._reported: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
         self._left_out: Counter[tuple[str, str]] = Counter()  # by kind, since the last that was reported
+        self.alerts: Counter[str] = Counter()  # Alerts by kind, and messages that the hub refused by code, since the start.
+        self.refused: Counter[str] = Counter()
 
     def event(self, kind: str, text: str, **body: Any) -> None:
         """Keep an event, for programs and people who watch."""
@@ -33,11 +35,13 @@ class Notes:
     def alert(self, alert: Alert) -> None:
         """Keep something that a person should look at, then publish it."""
         log.warning("alert.raised", kind=alert.kind, model=alert.model, node=alert.node, code=alert.code, text=alert.text)
+        self.alerts[alert.kind] += 1
         self._store.add_alert(alert)
         self._publish(alert)
 
     def refusal(self, refusal: Refused, topic: str) -> None:
         """Note that the hub refused a message, and by which topic it came. That a forgotten node still speaks was reported by its name."""
+        self.refused[str(refusal.code)] += 1
         if refusal.code == Code.NODE_FORGOTTEN:
             log.debug("message.refused", code=str(refusal.code), topic=topic, reason=refusal.reason)
             return

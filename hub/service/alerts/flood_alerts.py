@@ -27,6 +27,7 @@ class Floods:
         self._counts: Counter[tuple[str, str]] = Counter()
         self._named: set[tuple[str, str]] = set()
         self._last = 0.0
+        self.dropped: Counter[str] = Counter()  # By lane, since the start.
 
     def report(self, lost: Lost | None) -> None:
         """Count what was let go; None when nothing was."""
@@ -37,6 +38,7 @@ class Floods:
             return
         self._last = now
         for (lane, name), count in lost.counts.items():
+            self.dropped[lane] += count
             known = (lane, name) in self._counts or len(self._counts) < COUNTED_MAX
             self._counts[lane, name if known else OTHERS] += count
         for sender in lost.counts:

@@ -26,6 +26,7 @@ class Wants:
         self._server, self._store, self._blocks, self._releases, self._link, self._clock = server, store, blocks, releases, link, clock
         self._in_flight: set[int] = set()
         self._packet_bytes_max = PACKET_BYTES_MAX
+        self.taken = self.sent = self.sent_bytes = 0  # Wants, blocks and their bytes, since the start.
         server.restored((row.digest, row.bytes, row.expires_at) for row in store.retained())
 
     def wanted(self, event: WantArrived) -> None:
@@ -45,6 +46,7 @@ class Wants:
                 f"{what} of {self._packet_bytes_max}: publish it anew with --block-bytes {self._packet_bytes_max - HEADER_BYTES}",
             )
         self._server.wanted(payloads, again=want.again, now=self._clock())
+        self.taken += 1
 
     def published(self, mid: int) -> None:
         """Note that the broker has taken a publish."""
@@ -58,6 +60,11 @@ class Wants:
         if not session_present:
             self._store.forget_retained()
             self._server.forgot()
+
+    @property
+    def waiting(self) -> int:
+        """Return how many blocks wait to be published."""
+        return self._server.waiting
 
     @property
     def due_seconds(self) -> float | None:
@@ -88,6 +95,8 @@ class Wants:
                     case Send(digest, retain, expiry_seconds) if digest in payloads:
                         mid = self._link.publish_block(digest, payloads[digest], retain=retain, expiry_seconds=expiry_seconds)
                         self._in_flight.add(mid)
+                        self.sent += 1
+                        self.sent_bytes += len(payloads[digest])
             except Unreachable as error:
                 log.warning("block.publish_failed", digest=command.digest.hex()[:16], reason=str(error))  # a node that wants it asks again
 

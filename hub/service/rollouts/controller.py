@@ -5,7 +5,7 @@ where a crash came between the two. Beside each statement stands what earlier no
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from math import ceil
@@ -96,6 +96,11 @@ class Controller:
         self._models = {model: self._restored(model) for model in repository.models()}
         self._uninformed = {name for name, model in self._models.items() if model.expires}  # Earlier nodes may read old news.
         self._take_over()
+
+    @property
+    def models(self) -> Iterable[Model]:
+        """Return every model with its rollouts, as signed."""
+        return self._models.values()
 
     def tick(self) -> bool:
         """Answer commands, then judge what runs; True when a statement was signed."""

@@ -72,6 +72,7 @@ class Settling:
         self._streams = Streams(store, run_length=run_length, clock=clock)
         self._unlike, self._unjudged = Unlike(store, notes), Unjudged(store, notes, nodes_min=cohort_nodes_min)
         self._references: dict[tuple[bytes, int | None], Ordinary] = {}
+        self.tests: Counter[str] = Counter(true=0, false=0)  # Intervals that were judged since the start, by whether they alarm.
 
     def tick(self, enough: Callable[[], bool] = lambda: False) -> None:
         """Test what has settled, oldest first; those of one moment are judged together. Past `enough` the rest waits for the next time."""
@@ -146,6 +147,7 @@ class Settling:
         _, manifest = self._releases.of_stream(row.release)
         judged, learnt = self._streams.judge(row, seen, alpha=self._alpha)
         result = self._result(row, manifest, seen.interval, judged)
+        self.tests[str(result.alarm).lower()] += 1
         self._keep(row, manifest, seen.interval, result, learnt)
         self._alert(row, manifest, result, judged)
 
