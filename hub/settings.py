@@ -53,6 +53,11 @@ class HubSettings(FileSettings):
         "127.0.0.1"  # Address on which `/metrics` is shown. Anybody who reaches it may read it.
     )
 
+    # OpenTelemetry: URL to which spans of rollouts are sent by OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces. Empty sends none.
+    # It needs the extra `otel`. docs/monitoring.md says what a span holds.
+    traces_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$", max_length=512)] = ""
+    traces_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # Share of the nodes whose requests are traced; others for each rollout.
+
     silent_seconds: Annotated[int, Field(ge=1)] = 3600  # A node that sends nothing for this long raises the alert `node_silent`.
     # Intervals of cohorts with fewer nodes are neither tested nor shown, so that no single node stands out.
     cohort_nodes_min: Annotated[int, Field(ge=1)] = 20

@@ -83,6 +83,13 @@ class NodeSettings(FileSettings):
     disk_bytes_max: Annotated[int, Field(ge=MIB)] | None = None  # Greatest size of all releases on disk together.
     state_seconds: Annotated[int, Field(ge=1)] = REPORT_SECONDS  # The node reports its state at least this often, also without a change.
 
+    # OpenTelemetry: URL to which spans of rollouts are sent by OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces. Empty sends none.
+    # It needs the extra `otel`. docs/monitoring.md says what a span holds.
+    traces_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$", max_length=512)] = ""
+    traces_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # Share of a fleet's nodes that are traced; another one for each rollout.
+    # What `/metrics` shows to a scraper on another machine: `health` leaves out the counts of what was asked here, which have no noise.
+    remote_metrics: Literal["health", "all"] = "health"
+
     telemetry: bool = True  # Send telemetry windows. `false` sends none.
     # Greatest privacy loss of a day, in zero-concentrated differential privacy (rho).
     rho_day_max: Annotated[float, Field(ge=0)] = RHO_DAY_MAX

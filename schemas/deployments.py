@@ -239,6 +239,15 @@ def back_id(rollout: bytes) -> bytes:
     return hashlib.blake2b(b"back", key=rollout, digest_size=16).digest()
 
 
+def rollout_of(deployments: Iterable[Deployment], attempt: bytes) -> bytes:
+    """Return the id of the rollout that an attempt, or going back, belongs to: the first attempt's own, where none of these is known."""
+    for one in deployments:
+        attempts = (attempt_id(one.model_copy(update={"attempt": number})) for number in range(1, (one.attempt or 0) + 1))
+        if attempt in (back_id(one.rollout), *attempts):
+            return one.rollout
+    return attempt
+
+
 def _from_nothing(deployment: Deployment, why: Literal["halted", "not_reached", "expired"], serving: bytes | None) -> Wish:
     if serving is not None or deployment.fallback is None:
         return Keep(why)

@@ -25,6 +25,7 @@ from fleetcast.mqtt_connection import (
 from fleetcast.time_zones import system_zone, zone_of
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
+from node.agent.activation.rollout_traces import RolloutTraces
 from node.agent.activation.slots import Slots
 from node.agent.activation.staging import expect
 from node.agent.connecting import Connecting, in_thread
@@ -68,7 +69,6 @@ from node.broker.mqtt import (
     ReceiptsAsked,
     RolesArrived,
     SettingsArrived,
-    StatementEvent,
     TimeArrived,
     TrustArrived,
 )
@@ -247,6 +247,7 @@ class Agent:
             findings=self._findings,
             look_at_settings=self._hub_settings.look_again,
         )
+        self._traces = RolloutTraces.of(settings, self._trust_state.deployments_of, wall, monotonic)
         self._delivery = Delivery(
             store=self._store,
             artifacts=self._artifacts,
@@ -260,6 +261,7 @@ class Agent:
             refused=self._reporter.refusal,
             make_room=lambda: self._slots.tidy(),  # noqa: PLW0108  # the slots come after
             disk_bytes_max=settings.disk_bytes_max,
+            traces=self._traces,
         )
 
     def _make_activation(self) -> None:
@@ -286,6 +288,7 @@ class Agent:
             carriage_of=self._trust_state.carriage_of,
             may_activate=self._trust_state.may_activate,
             monotonic=self._monotonic,
+            traces=self._traces,
         )
 
     def _make_reports(self) -> None:
@@ -493,7 +496,8 @@ class Agent:
                 self._trust_state.take_model(event.bundle)
                 self._link.ack(event.message)
             case TimeArrived() | RolesArrived() | IndexArrived() | DeploymentsArrived():
-                self._statement_arrived(event)
+                self._trust_state.take(event)
+                self._link.ack(event.message)
             case SettingsArrived():
                 self._hub_settings.take(event.envelope)
                 self._link.ack(event.message)
@@ -569,14 +573,11 @@ class Agent:
             self._link.publish_state(self._state_reports.state("disconnected"))
             self._link.close()
         self.server.stop()
+        self._guarded(self._traces.stop)
         self._guarded(self._telemetry.labels.leave)
         self._disk.close()
 
     # What the hub says
-
-    def _statement_arrived(self, event: StatementEvent) -> None:
-        self._trust_state.take(event)
-        self._link.ack(event.message)
 
     def _apply(self, found: EffectiveSettings, *, at_start: bool = False) -> None:
         """Have every part go by what is now in force of the settings that the site's file and the hub give."""

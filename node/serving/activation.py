@@ -49,6 +49,7 @@ class Staged:
     isolation: Literal["process", "inline"] = "process"
     cores: tuple[int, ...] = ()
     check: Callable[[], Iterator[None]] | None = None  # compares the files with the manifest, a stretch at a time
+    rollout: str = ""  # The id under which its worker is logged.
 
     @property
     def golden(self) -> Golden | None:

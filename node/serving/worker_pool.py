@@ -289,7 +289,7 @@ class WorkerPool:
         self.coming.pop(model, None)
         loaded.begin()
         slot.announce()
-        log.info("release.switched", model=model, version=loaded.staged.version, digest=digest.hex()[:16])
+        log.info("release.switched", model=model, version=loaded.staged.version, digest=digest.hex()[:16], rollout=loaded.staged.rollout)
 
     def remember(self, digest: bytes, former: FormerRelease | None) -> None:
         """Count requests that a loaded release refuses and `former` would have taken."""
@@ -388,7 +388,8 @@ class WorkerPool:
         loaded.deaths += 1
         loaded.death = f"{reason} [{code}]"
         model, digest = loaded.staged.model, loaded.staged.digest
-        log.error("worker.exited", model=model, version=loaded.staged.version, code=code, reason=reason, deaths=loaded.deaths)
+        version, rollout = loaded.staged.version, loaded.staged.rollout
+        log.error("worker.exited", model=model, version=version, rollout=rollout, code=code, reason=reason, deaths=loaded.deaths)
         self._on_worker_exit(model, digest, loaded.death, loaded.deaths)
 
     def _install(self, loaded: LoadedModel, worker: Runner) -> None:

@@ -1,6 +1,7 @@
 """Carry out the lifecycle: durable first, then done. Everything that happens to a model slot passes through `_apply`."""
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from itertools import count
 
 import structlog
@@ -12,6 +13,7 @@ from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.receipts import Receipts
 from node.agent.activation.repairs import Repairs, damage_of
+from node.agent.activation.rollout_traces import RolloutTraces
 from node.agent.activation.slot_report import slot_report
 from node.agent.activation.staging import coming, former_release, staged
 from node.agent.activation.trials import CUT_SHORT, Trials
@@ -59,9 +61,11 @@ class Slots:
         carriage_of: Callable[[str], Carriage | None],
         may_activate: Callable[[str, bytes, WallSeconds], bool],
         monotonic: MonotonicClock,
+        traces: RolloutTraces | None = None,
     ) -> None:
         self._store, self._artifacts, self._fetcher, self._server = store, artifacts, fetcher, server
-        self._manifests, self._parameters, self._settings = manifests, parameters, settings
+        self._manifests, self._parameters, self._traces = manifests, parameters, traces or RolloutTraces()
+        self._staged = partial(staged, manifests=manifests, artifacts=artifacts, settings=settings, parameters=parameters)
         self._post, self._receipts, self._may_activate = post, Receipts(store, report), may_activate
         self._serving_changed, self._carriage_of, self._monotonic, self._refusal = serving_changed, carriage_of, monotonic, refused
         server.watch_files(lambda model, digest, reason: post(WorkerGone(model, digest, reason, 1, is_damaged=True)))
@@ -266,7 +270,7 @@ class Slots:
             self._slots[slot.model] = slot
             self._idle_reports.pop(slot.model, None)
             self.changed = True
-            log.info("slot.moved", model=slot.model, by=step.move.event, before=before.state, state=slot.state, code=slot.code)
+            self._traces.moved(before, slot, step.move)
         self._server.announce_coming(slot.model, coming(self._slots.get(slot.model, slot)))
         for command in step.commands:
             if command not in reports_at_once:
@@ -319,9 +323,7 @@ class Slots:
     def _prepare(self, model: str, target: Target) -> None:
         ticket = self._tickets[target.digest] = next(self._numbers)
         try:
-            release = staged(
-                model, target, manifests=self._manifests, artifacts=self._artifacts, settings=self._settings, parameters=self._parameters
-            )
+            release = self._staged(model, target, rollout=self._traces.id_of(model, target))
         except Refused as refusal:
             self._post(WorkerReady(model, target, refusal, ticket))
             return

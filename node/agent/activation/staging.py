@@ -29,7 +29,14 @@ COMING: Final[Mapping[SlotState, tuple[str, int]]] = {
 
 
 def staged(
-    model: str, target: Target, *, manifests: Manifests, artifacts: Artifacts, settings: NodeSettings, parameters: Parameters
+    model: str,
+    target: Target,
+    *,
+    manifests: Manifests,
+    artifacts: Artifacts,
+    settings: NodeSettings,
+    parameters: Parameters,
+    rollout: str = "",
 ) -> Staged:
     """Return what a worker needs to load a release.
 
@@ -54,6 +61,7 @@ def staged(
         isolation=settings.isolation,
         cores=settings.cores,
         check=lambda: artifacts.check(files),
+        rollout=rollout,
     )
 
 

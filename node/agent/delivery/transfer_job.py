@@ -23,6 +23,7 @@ class TransferJob:
     carriage: Carriage
     follows: bool  # another release of the model is here: this one need not come whole
     in_index: bool = True
+    rollout: str = ""  # The id under which it is logged.
     paths: list[str] = field(default_factory=list)
     scan: Iterator[core.Piece] | None = None
     missing: list[core.Piece] = field(default_factory=list)

@@ -9,6 +9,7 @@ from random import Random
 
 import structlog
 
+from node.agent.activation.rollout_traces import RolloutTraces
 from node.agent.delivery.block_sources import BlockSources
 from node.agent.delivery.byte_quota import ByteQuota
 from node.agent.delivery.transfer_job import TransferJob
@@ -53,10 +54,12 @@ class Delivery:
         refused: Callable[[Refused, str], None],
         make_room: Callable[[], None] = lambda: None,
         disk_bytes_max: int | None = None,
+        traces: RolloutTraces | None = None,
     ) -> None:
         self._store, self._artifacts, self._link, self._sources, self._quota = store, artifacts, link, sources, quota
         self._window_bytes, self._filters, self._rng = window_bytes, filters_per_subscribe, rng
         self._post, self._refused, self._make_room, self._disk_bytes_max = post, refused, make_room, disk_bytes_max
+        self._traces = traces or RolloutTraces()
         self._jobs: dict[str, TransferJob] = {}
         self._recent: dict[bytes, bytes] = {}  # payloads just taken, and for which release: a second copy is waste
         self._granting: dict[int, tuple[str, tuple[bytes, ...]]] = {}
@@ -87,7 +90,9 @@ class Delivery:
         self.cancel(model)
         job = TransferJob(model, target, manifest, variant, manifest.files_of(variant), carriage or Carriage(), follows)
         self._jobs[model] = job
-        log.info("fetch.started", model=model, version=target.version)
+        job.rollout = self._traces.id_of(model, target)
+        self._traces.fetching(model)
+        log.info("fetch.started", model=model, version=target.version, rollout=job.rollout)
         self._guard(job, now, lambda: self._begin(job))
 
     def carry(self, model: str, carriage: Carriage | None) -> None:
@@ -218,7 +223,7 @@ class Delivery:
         job.transfer, commands = core.Transfer.start(
             job.missing, window_bytes=self._window_bytes, filters_per_subscribe=self._filters, rng=self._rng, now=now, online=False
         )
-        log.info("fetch.planned", model=job.model, missing=len(job.missing), index=job.in_index)
+        log.info("fetch.planned", model=job.model, rollout=job.rollout, missing=len(job.missing), index=job.in_index)
         if not job.missing:
             self._finish(job)
             return
@@ -286,7 +291,7 @@ class Delivery:
             self._run(job, transfer.rejected(digest, now=now), now)
         self._share(now)
         if parent_gone and self._jobs.get(job.model) is job:
-            log.warning("fetch.parent_gone", model=job.model, version=job.target.version)
+            log.warning("fetch.parent_gone", model=job.model, rollout=job.rollout, version=job.target.version)
             self._again(job, now)  # what it costs without the parent is for the budget to allow
 
     def _keep(self, job: TransferJob, pieces: list[tuple[core.Piece, bytes]], now: MonotonicSeconds, *, received: int, wasted: int) -> None:
@@ -296,6 +301,7 @@ class Delivery:
         with self._store.transaction(synced=False):
             self._store.add_blocks(StoredBlock(piece.block.digest, path, offset, len(data)) for piece, path, offset, data in places)
             self._count(job.target.digest, now, received=received, wasted=wasted)
+        self._traces.blocks_taken(job.model, job.target, blocks=len(pieces), received=received, wasted=wasted)
         if job.code is Code.BLOCK_TIMEOUT and pieces:
             self._unpark(job)
 
@@ -317,7 +323,7 @@ class Delivery:
             self._store.forget_blocks(job.target.digest.hex())  # whatever stands there is not what it was recorded as
             raise
         del self._jobs[job.model]
-        log.info("fetch.completed", model=job.model, version=job.target.version)
+        log.info("fetch.completed", model=job.model, rollout=job.rollout, version=job.target.version)
         self._post(TransferEnded(job.model, job.target, None))
 
     def _damaged(self, job: TransferJob) -> str:
@@ -353,12 +359,12 @@ class Delivery:
     def _park(self, job: TransferJob, code: Code, reason: str) -> None:
         if job.code is not code:
             job.code = code
-            log.warning("fetch.parked", model=job.model, code=code, reason=reason)
+            log.warning("fetch.parked", model=job.model, rollout=job.rollout, code=code, reason=reason)
             self._post(TransferStalled(job.model, job.target, code, reason))
 
     def _unpark(self, job: TransferJob) -> None:
         job.code = None
-        log.info("fetch.resumed", model=job.model)
+        log.info("fetch.resumed", model=job.model, rollout=job.rollout)
         self._post(TransferStalled(job.model, job.target, None, ""))
 
     # The broker
@@ -384,8 +390,9 @@ class Delivery:
     def _ask(self, job: TransferJob, ask: core.Ask) -> None:
         try:
             self._link.want(ask.want(job.target.digest, job.variant, index=job.in_index))
+            self._traces.want_sent(job.model, job.target, blocks=sum(one.length for one in ask.ranges), again=ask.again)
         except Unreachable as error:
-            log.warning("want.not_sent", model=job.model, reason=str(error))  # the quiet time asks again
+            log.warning("want.not_sent", model=job.model, rollout=job.rollout, reason=str(error))  # the quiet time asks again
 
     def _guard(self, job: TransferJob, now: MonotonicSeconds, do: Callable[[], None]) -> None:
         """Park the job where the disk is full, blocks kept; end it at any other refusal."""

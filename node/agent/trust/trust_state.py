@@ -336,6 +336,11 @@ class TrustState:
         statement = self.statements().get(model)
         return deciding(statement.deployments, self._facts()) if statement is not None else None
 
+    def deployments_of(self, model: str) -> tuple[Deployment, ...]:
+        """Return a model's deployments, in the order in which they decide."""
+        statement = self.statements().get(model)
+        return statement.deployments if statement is not None else ()
+
     def carriage_of(self, model: str) -> Carriage | None:
         """Return how the bytes of a model's rollout may travel."""
         decides = self.deciding(model)
