@@ -108,7 +108,7 @@ class Alert(Document):
     """Report something that a person should look at, on `alert`."""
 
     schema_name = "alert"
-    schema_minor = 1
+    schema_minor = 2
     bytes_max = MIB
     kind: Literal[
         "drift", "drift_over", "unlike_reference", "not_judged", "rollout_halted", "node_silent", "refused", "key_expiring", "test"
@@ -126,6 +126,8 @@ class Alert(Document):
     about: About | None = None  # For a drift; absent if it is about the release's signals.
     # Name of the person or program whose act it follows: who last acted on the rollout that halted, or forgot the node that still speaks.
     actor: Annotated[str | None, Field(max_length=64), Since(1)] = None
+    # Id of the rollout that halted, as logs, traces and `rollout status --json` have it.
+    rollout: Annotated[str | None, Field(pattern=r"^[0-9a-f]{32}$"), Since(2)] = None
 
 
 class Found(Document):

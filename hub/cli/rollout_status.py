@@ -167,6 +167,7 @@ def rollout_row(model: Model, one: Deployment, kept: RolloutRow | None) -> dict[
         "priority": one.priority,
         "version": one.release.version,
         "digest": one.release.digest.hex(),
+        "rollout": one.rollout.hex(),
         "fallback": one.fallback.version if one.fallback else None,
         "state": one.state,
         "stage": f"{one.stage + 1} of {len(one.stages)}",

@@ -55,7 +55,7 @@ class RolloutRows(Part):
         with self._write() as db:
             put(db, tables.rollouts, {"model": row.model, "deployment": row.deployment}, fields(row))
             if happened:
-                facts = {"model": row.model, "deployment": row.deployment, "serial": row.serial}
+                facts = {"model": row.model, "deployment": row.deployment, "serial": row.serial, "rollout": row.rollout}
                 self._event(db, "rollout", happened, facts, actor or self.database.actor)
 
     def drop_rollout_row(self, model: str, deployment: str, happened: str, *, actor: str | None = None) -> None:

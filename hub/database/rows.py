@@ -154,6 +154,14 @@ class RolloutRow:
     actor: str | None = None  # Name of the operator who last acted on the rollout.
     tries_from: int | None = None  # From when on a node's failures use up its tries; None where a hub of an earlier version kept it.
 
+    @property
+    def rollout(self) -> str:
+        """Return the rollout's id, as logs and traces have it."""
+        from schemas import codec  # noqa: PLC0415  # commands that only list nodes do without
+        from schemas.deployments import Deployments  # noqa: PLC0415
+
+        return codec.decode(Deployments, self.document).deployments[0].rollout.hex()
+
 
 @dataclass(frozen=True, slots=True)
 class WindowRow:

@@ -63,12 +63,13 @@ from hub.service.delivery.online_keys import LoadKey, OnlineKeys
 from hub.service.enrol.enrolment_service import Enrolling
 from hub.service.folder_lock import locked
 from hub.service.housekeeping import Housekeeping
-from hub.service.metrics.hub_metrics import HubMetrics
+from hub.service.metrics.hub_metrics import Counted, HubMetrics
 from hub.service.nodes.device_settings import SettingsKeeper
 from hub.service.own_disk import OWN_DISK, OwnDisk
 from hub.service.rollouts.controller import Controller
 from hub.service.rollouts.listening import ListeningClock
 from hub.service.rollouts.release_lookup import Releases
+from hub.service.rollouts.rollout_traces import RolloutTraces
 from hub.service.telemetry.drift_evidence import Evidence
 from hub.service.telemetry.drift_job import Settling
 from hub.service.telemetry.ingest import Ingest
@@ -185,6 +186,7 @@ class Service:
             again_seconds=settings.again_seconds,
         )
         self._wants = Wants(server, store=self._store, blocks=self._blocks, releases=self._releases, link=self._link, clock=self._wall)
+        self._wants.traces = self._traces = RolloutTraces.of(settings, wall=self._wall, models=lambda: self._controller.models)
         self._announcer = Announcer(
             repository=self._repository,
             link=self._link,
@@ -192,6 +194,7 @@ class Service:
             signers=signers,
             wall=self._wall,
             monotonic=self._monotonic,
+            announced=self._traces.announced,
             held=lambda model: fleet.held(self._ingest.nodes.values(), model),
         )
 
@@ -255,6 +258,7 @@ class Service:
             monotonic=self._monotonic,
             listening=self._listening,
             cohort_nodes_min=self._settings.cohort_nodes_min,
+            traces=self._traces,
             speaks_against=lambda manifest: checks.against(manifest, required) if required else (),
         )
         self._housekeeping = Housekeeping(self._store, self._settings, needed_from=self._controller.needed_from, monotonic=self._monotonic)
@@ -293,15 +297,11 @@ class Service:
         self._metrics = HubMetrics(
             self._directory,
             self._settings,
-            inbox=self._inbox,
-            notes=self._notes,
-            floods=self._floods,
-            wants=self._wants,
+            counted=Counted(self._inbox, self._notes, self._floods, self._wants, self._settling.tests),
             nodes=self._ingest.nodes,
             models=lambda: self._controller.models,
             repository=self._repository,
             listening=self._listening,
-            tests=self._settling.tests,
             wall=self._wall,
             monotonic=self._monotonic,
         )
@@ -358,6 +358,7 @@ class Service:
             self._link.close()
         if self._broker is not None:
             self._broker.stop()
+        self._traces.stop()
         self._store.close()
         self._lock.close()
 

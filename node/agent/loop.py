@@ -119,14 +119,13 @@ class Agent:
         self._settings, self._wall, self._monotonic, self._rng = settings, wall, monotonic, rng
         self._inbox = inbox if inbox is not None else Inbox()
         self._sampling = Random(rng.getrandbits(64))  # used by the serving thread alone
-        self._make_client, self._make_server = make_client, make_server
+        self._make_client, self._make_server, self._online = make_client, make_server, False
         self._open_disk(pinned_root)
         self._make_connection(clock, machine)
         self._make_serving()
         self._make_delivery()
         self._make_activation()
         self._make_reports()
-        self._online = False
         self._pause: Callable[[float], object] = lambda seconds: None
 
     def _open_disk(self, pinned_root: bytes) -> None:

@@ -53,7 +53,9 @@ class Announcer:
         wall: Callable[[], float],
         monotonic: Callable[[], float],
         held: Callable[[str], Sequence[bytes]] = lambda model: (),
+        announced: Callable[[str], None] = lambda model: None,
     ) -> None:
+        self._announced = announced  # Hears of each model whose deployments the broker was given.
         self._held = held  # The releases of a model that nodes have and may go back to, the commonest first.
         self._digests: dict[tuple[str, str], bytes] = {}
         self._repository, self._link, self._notes, self._signers = repository, link, notes, signers
@@ -226,6 +228,8 @@ class Announcer:
             self._echoes = {payload_echoed: at for payload_echoed, at in self._echoes.items() if now - at < ECHO_SECONDS}
             self._echoes[payload] = now
             log.info("announcement.published", topic=topic, bytes=len(payload))
+            if (address := self._link.topics.parse(topic)).kind == "deploy":
+                self._announced(address.levels[0])
         self._small.published()
 
     def _warn_of_expiry(self) -> None:

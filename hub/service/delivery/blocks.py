@@ -9,6 +9,7 @@ from hub.database.store import Store
 from hub.publish.block_store import BlockStore
 from hub.service.broker.mqtt import HubLink, WantArrived
 from hub.service.rollouts.release_lookup import Releases
+from hub.service.rollouts.rollout_traces import RolloutTraces
 from schemas.errors import Code, Refused, Unreachable
 from schemas.limits import HEADER_BYTES, PACKET_BYTES_MAX
 
@@ -25,6 +26,7 @@ class Wants:
     ) -> None:
         self._server, self._store, self._blocks, self._releases, self._link, self._clock = server, store, blocks, releases, link, clock
         self._in_flight: set[int] = set()
+        self.traces = RolloutTraces()  # Others where a collector is set.
         self._packet_bytes_max = PACKET_BYTES_MAX
         self.taken = self.sent = self.sent_bytes = 0  # Wants, blocks and their bytes, since the start.
         server.restored((row.digest, row.bytes, row.expires_at) for row in store.retained())
@@ -35,7 +37,7 @@ class Wants:
         Raises:
             Refused: there is no such release, variant or block, or they are too many.
         """
-        want = event.want
+        want, began = event.want, self._clock()
         blocks = self._releases.wanted(want)
         payloads = [want.payload_of(block) for block in blocks]
         largest = max(payload.bytes for payload in payloads)
@@ -47,6 +49,7 @@ class Wants:
             )
         self._server.wanted(payloads, again=want.again, now=self._clock())
         self.taken += 1
+        self.traces.wanted(event.node, want, payloads, began=began)
 
     def published(self, mid: int) -> None:
         """Note that the broker has taken a publish."""
@@ -87,6 +90,7 @@ class Wants:
             ],
             [command.digest for command in commands if isinstance(command, Clear)],
         )
+        published: dict[bytes, int] = {}
         for command in commands:
             try:
                 match command:
@@ -97,8 +101,10 @@ class Wants:
                         self._in_flight.add(mid)
                         self.sent += 1
                         self.sent_bytes += len(payloads[digest])
+                        published[digest] = len(payloads[digest])
             except Unreachable as error:
                 log.warning("block.publish_failed", digest=command.digest.hex()[:16], reason=str(error))  # a node that wants it asks again
+        self.traces.published(published, began=now)
 
     def _read(self, sends: list[Send]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +32,17 @@ EXPIRY_SECONDS = 600.0  # Between two looks at the signed metadata, which are fi
 PAGE_BYTES = resource.getpagesize()
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Hold the parts of a hub that count what they do, since its start."""
+
+    inbox: Inbox
+    notes: Notes
+    floods: Floods
+    wants: Wants
+    tests: Mapping[str, int]
+
+
 class HubMetrics:
     """Count what the loop reports, and show it where `metrics_port` is set; does nothing where it is not."""
 
@@ -39,22 +51,17 @@ class HubMetrics:
         directory: Path,
         settings: HubSettings,
         *,
-        inbox: Inbox,
-        notes: Notes,
-        floods: Floods,
-        wants: Wants,
+        counted: Counted,
         nodes: Mapping[str, Node],
         models: Callable[[], Iterable[Model]],
         repository: Repository,
         listening: ListeningClock,
-        tests: Mapping[str, int],
         wall: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
         self._directory, self._settings, self._wall, self._monotonic = directory, settings, wall, monotonic
-        self._inbox, self._notes, self._floods, self._wants = inbox, notes, floods, wants
+        self._counted = counted
         self._nodes, self._models, self._repository, self._listening = nodes, models, repository, listening
-        self._tests = tests
         self._software = version("fleetcast")
         self._messages = Counter[str](dict.fromkeys(LANES, 0))
         self._expires: dict[str, float] = {}
@@ -121,15 +128,15 @@ class HubMetrics:
             rollouts=rollouts,
             rollouts_left_out=left_out,
             messages=dict(self._messages),
-            waiting={lane: self._inbox.count(lane) for lane in LANES},
-            dropped={lane: self._floods.dropped[lane] for lane in LANES},
-            refused=dict(self._notes.refused),
-            alerts=dict(self._notes.alerts),
-            tests=dict(self._tests),
-            wants=self._wants.taken,
-            blocks=self._wants.sent,
-            block_bytes=self._wants.sent_bytes,
-            blocks_waiting=self._wants.waiting,
+            waiting={lane: self._counted.inbox.count(lane) for lane in LANES},
+            dropped={lane: self._counted.floods.dropped[lane] for lane in LANES},
+            refused=dict(self._counted.notes.refused),
+            alerts=dict(self._counted.notes.alerts),
+            tests=dict(self._counted.tests),
+            wants=self._counted.wants.taken,
+            blocks=self._counted.wants.sent,
+            block_bytes=self._counted.wants.sent_bytes,
+            blocks_waiting=self._counted.wants.waiting,
             expires=self._expiries(),
             memory_bytes=_resident_bytes(),
             database_bytes=self._database_bytes(),

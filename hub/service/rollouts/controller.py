@@ -45,6 +45,7 @@ from hub.database.store import CommandRow, RolloutRow, Store
 from hub.service.alerts.event_log import Notes
 from hub.service.rollouts.listening import ListeningClock
 from hub.service.rollouts.release_lookup import check_movements, signatures
+from hub.service.rollouts.rollout_traces import RolloutTraces
 from hub.signing import deployment_statements
 from hub.signing.tuf_repository import Repository
 from schemas import codec
@@ -81,8 +82,10 @@ class Controller:
         listening: ListeningClock,
         cohort_nodes_min: int,
         speaks_against: Callable[[Manifest], Sequence[str]] = lambda manifest: (),
+        traces: RolloutTraces | None = None,
     ) -> None:
         self._repository, self._store, self._notes, self._nodes, self._signer = repository, store, notes, nodes, signer
+        self._traces = traces or RolloutTraces()
         self._random_bytes, self._wall, self._monotonic = random_bytes, wall, monotonic
         self._listening = listening
         self._speaks_against = speaks_against  # why a release may not be rolled out
@@ -325,7 +328,15 @@ class Controller:
                         texts.append(text)
                     case core.Halted(text):
                         alerts.append(
-                            Alert(kind="rollout_halted", at=now, model=name, code="halted", text=text, actor=progress.actor or None)
+                            Alert(
+                                kind="rollout_halted",
+                                at=now,
+                                model=name,
+                                code="halted",
+                                text=text,
+                                actor=progress.actor or None,
+                                rollout=progress.deployment.rollout.hex(),
+                            )
                         )
         if texts:
             self._sign(before, after, *texts)
@@ -392,6 +403,7 @@ class Controller:
         statement = after.statement(expires=int((now + life("rollouts")).timestamp()))
         self._repository.set_deployments(after.name, codec.encode(statement), rollouts=self._signer)
         log.info("deployments.signed", model=after.name, serial=statement.serial, deployments=len(statement.deployments))
+        self._traces.signed(before, after, began=now.timestamp())
         signed = replace(after, serial=statement.serial, expires=statement.expires)
         self._models[after.name] = signed  # Whatever fails from here on, no other statement gets this serial.
         self._inform_earlier_nodes(signed)

@@ -5,6 +5,7 @@ from typing import Literal
 
 import structlog
 
+from node.agent.activation.rollout_traces import RolloutTraces
 from node.core.activation.lifecycle import ModelSlot, Report, Target
 from node.core.activation.probation import Verdict
 from node.core.trust.clock import NEVER, MonotonicSeconds
@@ -21,8 +22,8 @@ AGAIN_SECONDS = 600.0  # Between two times that receipts are signed on request: 
 class Receipts:
     """Collect evidence by release, until a receipt carries it."""
 
-    def __init__(self, store: NodeStore, report: Callable[..., None]) -> None:
-        self._store, self._report = store, report
+    def __init__(self, store: NodeStore, report: Callable[..., None], traces: RolloutTraces) -> None:
+        self._store, self._report, self._traces = store, report, traces
         self._evidence: dict[bytes, Evidence] = {}
         self._again_at = NEVER
 
@@ -62,6 +63,7 @@ class Receipts:
             reason=report.reason,
             model=slot.model,
             target=report.target,
+            rollout=self._traces.id_of(slot.model, report.target),
             since=slot.serving_since if serving else None,
             evidence=self._evidence.get(report.target.digest, Evidence()).model_copy(update=counted),
         )

@@ -66,7 +66,7 @@ class Slots:
         self._store, self._artifacts, self._fetcher, self._server = store, artifacts, fetcher, server
         self._manifests, self._parameters, self._traces = manifests, parameters, traces or RolloutTraces()
         self._staged = partial(staged, manifests=manifests, artifacts=artifacts, settings=settings, parameters=parameters)
-        self._post, self._receipts, self._may_activate = post, Receipts(store, report), may_activate
+        self._post, self._receipts, self._may_activate = post, Receipts(store, report, self._traces), may_activate
         self._serving_changed, self._carriage_of, self._monotonic, self._refusal = serving_changed, carriage_of, monotonic, refused
         server.watch_files(lambda model, digest, reason: post(WorkerGone(model, digest, reason, 1, is_damaged=True)))
         self._endpoint, self._trials = Endpoint(server, post=post, monotonic=monotonic), Trials(store)

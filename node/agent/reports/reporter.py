@@ -56,6 +56,7 @@ class Reporter:
         reason: str = "",
         model: str | None = None,
         target: Target | None = None,
+        rollout: str = "",
         since: int | None = None,
         evidence: Evidence | None = None,
     ) -> None:
@@ -74,7 +75,7 @@ class Reporter:
             evidence=evidence,
         )
         self._store.enqueue("receipt", self._link.topics.receipt(self._node), codec.encode(self._identity().seal(receipt)))
-        log.info("receipt.signed", outcome=outcome, model=model, code=code, version=receipt.version)
+        log.info("receipt.signed", outcome=outcome, model=model, rollout=rollout, code=code, version=receipt.version)
 
     def refusal(self, refusal: Refused, model: str) -> None:
         """Report a message or a file that was refused; nothing else changes."""

@@ -268,7 +268,8 @@ class Statements:
                 self._stands(model)
                 return
             self._deployments = MappingProxyType({**self._deployments, model: said})
-            log.info("deployments.accepted", model=model, serial=said.serial)
+            rollouts = [one.rollout.hex() for one in said.deployments]
+            log.info("deployments.accepted", model=model, serial=said.serial, rollouts=rollouts)
             self._changed()
 
     # What others have found out

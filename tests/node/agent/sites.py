@@ -147,7 +147,7 @@ class Site:
             self.slots.parameters_changed()
         self.slots.tick(self.now())
 
-    def _report(self, outcome: Any, *, model: Any, target: Any, code: str, reason: str, since: Any, evidence: Any) -> None:
+    def _report(self, outcome: Any, *, model: Any, target: Any, code: str, reason: str, since: Any, evidence: Any, rollout: str) -> None:
         receipt = Receipt(
             node="n",
             sequence=self.store.next("receipt"),
