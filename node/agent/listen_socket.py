@@ -16,6 +16,7 @@ def listen_of(settings: NodeSettings) -> Listen:
         grpc_port=settings.grpc_port,
         allowed_hosts=settings.allowed_hosts,
         allowed_origins=settings.allowed_origins,
+        counts_to_all=settings.remote_metrics == "all",
     )
 
 

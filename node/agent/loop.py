@@ -161,13 +161,12 @@ class Agent:
         self._connecting = Connecting(
             node=settings.id, store=self._store, wall=self._wall, monotonic=monotonic, rng=self._rng, post=self._inbox.put
         )
-        tls = TlsFiles(settings.tls_ca, settings.tls_certificate, settings.tls_key) if settings.tls_ca else None
         self._link = NodeLink(
             settings.broker,
             fleet=settings.fleet,
             node=settings.id,
             inbox=self._inbox,
-            tls=tls,
+            tls=TlsFiles(settings.tls_ca, settings.tls_certificate, settings.tls_key) if settings.tls_ca else None,
             now=self._connecting.now,
             make_client=self._make_client,
             process=f"{self._rng.getrandbits(64):016x}",
@@ -316,6 +315,7 @@ class Agent:
             in_force=lambda: self._hub_settings.in_force,
             policy=lambda: self._quota.policy,
             view=lambda: self._trust_state.view,
+            rollouts=self._traces.ids,
             findings=self._findings,
             wall=self._wall,
             monotonic=self._monotonic,

@@ -83,6 +83,7 @@ def report(settings: NodeSettings, agent_status: AgentStatus | None, verdict: Ve
     """
     live = None if verdict is Verdict.NOT_RUNNING else agent_status
     reported = {slot.model: slot for slot in agent_status.slots} if agent_status else {}
+    rollouts = agent_status.rollouts if agent_status else {}
     workers = agent_health.workers_of(live)
     return {
         "node": settings.id,
@@ -92,7 +93,10 @@ def report(settings: NodeSettings, agent_status: AgentStatus | None, verdict: Ve
         "broker": _broker(settings, agent_status, live),
         "metadata": _metadata(agent_status, kept, now),
         "clock": {"trusted": clock.is_known(now, kept.floor), "now": _at(now), "not_before": _at(max(kept.floor, clock.BUILD_TIME))},
-        "models": [_model(slot, counted, reason, reported.get(slot.model), workers) for slot, counted, reason in kept.slots],
+        "models": [
+            {**_model(slot, counted, reason, reported.get(slot.model), workers), "rollout": rollouts.get(slot.model)}
+            for slot, counted, reason in kept.slots
+        ],
         "link": _link(settings, agent_status, kept),
         "settings": _settings(settings, agent_status),
         "telemetry": agent_status.telemetry.model_dump(mode="json") if agent_status and agent_status.telemetry else None,

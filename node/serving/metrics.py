@@ -4,6 +4,7 @@ list: clients cannot make series.
 
 import os
 from collections.abc import Callable, Iterator
+from ipaddress import IPv6Address, ip_address
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,14 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 
-def metrics_route(pool: WorkerPool, observing: Observing, status: Callable[[], AgentStatus | None], *, software: str) -> Route:
-    """Return what to mount. `status` is the agent's last report about itself, at most a few seconds old."""
+def metrics_route(
+    pool: WorkerPool, observing: Observing, status: Callable[[], AgentStatus | None], *, software: str, shows_all: bool = False
+) -> Route:
+    """Return what to mount. `status` is the agent's last report about itself, at most a few seconds old.
+
+    The counts of what was asked here are exact, where what the hub learns of it has noise: so a scraper on another machine gets them only
+    where `shows_all`.
+    """
     collector = Collector(pool, observing, status, software)
 
     async def metrics(request: Request) -> Response:
@@ -30,11 +37,34 @@ def metrics_route(pool: WorkerPool, observing: Observing, status: Callable[[], A
         from prometheus_client.registry import CollectorRegistry  # noqa: PLC0415
 
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(collector)
+        registry.register(collector if shows_all or is_local(request.client.host if request.client else "") else collector.without_traffic)
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), headers={"Content-Type": content_type})
 
     return Route("/metrics", metrics)
+
+
+def is_local(address: str) -> bool:
+    """Return whether a scraper is on this device: it came by a Unix socket, or from a loopback address."""
+    if not address:
+        return True
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return False
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+    return (mapped or found).is_loopback
+
+
+class WithoutTraffic:
+    """Collect what a scraper on another machine may have: how the node is, and nothing of what was asked there."""
+
+    def __init__(self, collector: "Collector") -> None:
+        self._collector = collector
+
+    def collect(self) -> "Iterator[Metric]":
+        """Return the families."""
+        yield from self._collector.health()
 
 
 class Collector:
@@ -46,6 +76,15 @@ class Collector:
     def collect(self) -> "Iterator[Metric]":
         """Return the families."""
         yield from self._requests()
+        yield from self.health()
+
+    @property
+    def without_traffic(self) -> WithoutTraffic:
+        """Return the same without counts of what was asked."""
+        return WithoutTraffic(self)
+
+    def health(self) -> "Iterator[Metric]":
+        """Return what says nothing of what was asked."""
         yield from self._releases()
         yield from self._agent()
 

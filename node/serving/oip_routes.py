@@ -55,11 +55,12 @@ def application(
     on_labels: OnLabels | None = None,
     foreign: Foreign | None = None,
     status: Callable[[], AgentStatus | None] = lambda: None,
+    counts_to_all: bool = False,
 ) -> ASGIApp:
     """Return the ASGI application of one node; without `on_labels` it takes no counts of right answers."""
     foreign = foreign or Foreign()
     infer = Infer(pool, observing)
-    routes = routes_of(pool, observing, infer, node=node, on_labels=on_labels, status=status)
+    routes = routes_of(pool, observing, infer, node=node, on_labels=on_labels, status=status, counts_to_all=counts_to_all)
     rest = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, FleetcastError: _error, Exception: _our_bug})
 
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,6 +93,7 @@ def routes_of(
     node: str,
     on_labels: OnLabels | None,
     status: Callable[[], AgentStatus | None],
+    counts_to_all: bool = False,
 ) -> list[Route]:
     """Return every route of a node. `node/serving/openapi.json` describes them all."""
     health = Health(pool, node)
@@ -103,7 +105,8 @@ def routes_of(
     routes += [Route("/v2/repository/index", health.index, methods=["POST"])]
     routes += label_routes(on_labels) if on_labels is not None else []
     routes += chat_routes(pool, observing, node=node)
-    routes += [metrics_route(pool, observing, status, software=version_of("fleetcast")), Route("/openapi.json", openapi)]
+    metrics = metrics_route(pool, observing, status, software=version_of("fleetcast"), shows_all=counts_to_all)
+    routes += [metrics, Route("/openapi.json", openapi)]
     routes += [Route("/v2", health.server), Route("/v2/health/live", health.live), Route("/v2/health/ready", health.ready)]
     return routes
 

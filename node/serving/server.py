@@ -62,6 +62,7 @@ class Listen:
     grpc_port: int | None = None  # for the protocol's gRPC form, on the same host
     allowed_hosts: tuple[str, ...] = ()  # names under which local programs ask, besides this device's own; `*` takes any
     allowed_origins: tuple[str, ...] = ()  # Web pages that may ask.
+    counts_to_all: bool = False  # Show counts of what was asked also to scrapers on other machines.
 
     def __str__(self) -> str:
         if self.fd is not None:
@@ -116,7 +117,13 @@ class Server:
         self._grpc: GrpcServer | None = None
         self._grpc_port = 0
         self._app = application(
-            self._pool, node=node, observing=self._observing, on_labels=on_labels, foreign=foreign, status=lambda: self._status
+            self._pool,
+            node=node,
+            observing=self._observing,
+            on_labels=on_labels,
+            foreign=foreign,
+            status=lambda: self._status,
+            counts_to_all=listen.counts_to_all,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None

@@ -29,6 +29,7 @@ class RolloutTraces:
     deployments: Callable[[str], Iterable[Deployment]] = lambda model: ()
     wall: Callable[[], float] = lambda: 0.0
     monotonic: Callable[[], float] = lambda: 0.0
+    ids: dict[str, str] = field(default_factory=dict)  # Of the rollout that each model has followed last.
     _began: dict[tuple[str, str], float] = field(default_factory=dict)  # by model and what: when a span began, on the monotonic clock
 
     @classmethod
@@ -45,7 +46,10 @@ class RolloutTraces:
 
     def id_of(self, model: str, target: Target | None) -> str:
         """Return the id of the rollout that wants a release here, as logs and traces have it; "" where none is known."""
-        return self._rollout(model, target).hex() if target is not None else ""
+        if target is None or not target.rollout:
+            return ""
+        found = self.ids[model] = self._rollout(model, target).hex()
+        return found
 
     def moved(self, before: ModelSlot, slot: ModelSlot, move: Move) -> None:
         """Log a move of a slot, and record what ends with it."""

@@ -6,7 +6,8 @@ that hangs sends nothing, and a serving thread that hangs never answers.
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import structlog
 
@@ -51,10 +52,12 @@ class StatusWriter:
         wall: WallClock,
         monotonic: MonotonicClock,
         notify: Notify,
+        rollouts: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._settings, self._server, self._state, self._view = settings, server, state, view
         self._findings, self._in_force, self._policy = findings, in_force, policy
         self._listen, self._inherited, self._wall, self._monotonic, self._notify = listen, inherited, wall, monotonic, notify
+        self._rollouts = rollouts
         self._started_at = self._since = int(wall())
         self._answered_at = self._started_at
         self._online, self._reason, self._error = False, "not connected yet", ""
@@ -185,6 +188,7 @@ class StatusWriter:
             answered_at=self._answered_at,
             workers=tuple(WorkerProcess(digest=digest, pid=pid) for digest, pid in sorted(self._loaded.items())),
             slots=state.slots,
+            rollouts={slot.model: self._rollouts[slot.model] for slot in state.slots if slot.model in self._rollouts},
             telemetry=state.telemetry,
             findings=self._findings.all(),
             error=self._error,

@@ -9,7 +9,7 @@ from node.core.delivery.byte_quota import Policy
 from node.core.trust.clock import is_known, trusted_now
 from schemas import limits
 from schemas.document import Fact
-from schemas.names import Cohort, Digest, FleetName, Label, NodeId
+from schemas.names import Cohort, Digest, FleetName, Label, ModelName, NodeId
 from schemas.quantities import Count, Seconds
 from schemas.state import Finding, LinkClass, SettingsInForce, Slot, TelemetryBudget
 
@@ -61,6 +61,8 @@ class AgentStatus(Fact):
     answered_at: Seconds  # when the serving thread last answered
     workers: Annotated[tuple[WorkerProcess, ...], Field(max_length=4 * limits.SLOTS_MAX)] = ()
     slots: Annotated[tuple[Slot, ...], Field(max_length=limits.SLOTS_MAX)] = ()
+    # Ids of the rollouts that these slots followed last, by model, as logs and traces have them.
+    rollouts: Annotated[dict[ModelName, Line], Field(max_length=limits.SLOTS_MAX, default_factory=dict)]
     telemetry: TelemetryBudget | None = None
     findings: Annotated[tuple[Finding, ...], Field(max_length=limits.NODE_FINDINGS_MAX)] = ()  # What is wrong now, as in the node's state.
     error: Line = ""  # the last message that was refused, or bug that was survived
