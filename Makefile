@@ -80,6 +80,11 @@ test-oracle: $(STAMP)  ## the noise against OpenDP's, which is 265 MB and in no 
 test-consumers: $(STAMP) $(CONSUMERS)/.installed  ## what other people's programs read, Node-RED among them; installs it beside, 96 MB, by npm
 	$(BIN)/pytest tests/consumers
 
+.PHONY: test-monitoring
+test-monitoring: $(STAMP)  ## board, alert rules and traces against a real hub and node, with promtool of Debian's package prometheus
+	@.ci/packages promtool:prometheus
+	$(BIN)/pytest tests/monitoring
+
 .PHONY: test-tutorial
 test-tutorial: $(STAMP)  ## follow docs/tutorial.md to the letter, as a newcomer does; 2 minutes
 	$(BIN)/pytest -m slow tests/docs

@@ -109,7 +109,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
             shows = 'fleetcast_hub_rollout_nodes{class="serving",deployment="default",model="diabetes"} 1.0'
             refused = 'fleetcast_hub_messages_refused_total{code="schema.malformed"} 1.0'
             until("the figures", lambda: shows in (text := httpx.get(hub).text) and refused in text)
-            stranger.close()
+            stranger.link.close()
             until("the node's figures", lambda: plant.node_cli("gate-1", "status", "--json")["models"][0]["rollout"])
             seen = Observed(
                 folder,
@@ -228,8 +228,8 @@ def test_every_command_that_an_alert_names_is_one() -> None:
 
     assert named
     for command in named:
-        words = [word for word in re.sub(r"\{\{.*?\}\}", "", command).split(" --")[0].split()]
-        assert f"`{' '.join(words)}`" in pages, command
+        words = re.sub(r"\{\{.*?\}\}", "", command).split(" --")[0].strip()
+        assert f"`{words}`" in pages, command
 
 
 def promtool() -> str:

@@ -29,7 +29,7 @@ class RolloutTraces:
     deployments: Callable[[str], Iterable[Deployment]] = lambda model: ()
     wall: Callable[[], float] = lambda: 0.0
     monotonic: Callable[[], float] = lambda: 0.0
-    ids: dict[str, str] = field(default_factory=dict)  # Of the rollout that each model has followed last.
+    ids: dict[str, str] = field(default_factory=dict)  # Rollouts that each model has followed last.
     _began: dict[tuple[str, str], float] = field(default_factory=dict)  # by model and what: when a span began, on the monotonic clock
 
     @classmethod

@@ -1,5 +1,6 @@
 """What a monitoring system scrapes: real counts of real requests, and no series that a client could make."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -8,6 +9,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from node.serving.oip_routes import application
 from node.workers import worker_handle
 from schemas.manifest import Tensor
 from tests.hub.hubs import until
@@ -88,6 +90,24 @@ def test_counts_of_a_model_that_is_removed_go_with_it(served: Any) -> None:
     found = scrape(served)
 
     assert not any("delay" in name for name in found)
+
+
+def test_a_scraper_elsewhere_gets_no_counts_of_what_was_asked(served: Any) -> None:
+    counts = {"fleetcast_rows_total", "fleetcast_requests_total", "fleetcast_request_seconds_count", "fleetcast_requests_unmatched_total"}
+
+    async def scrape_from(client: tuple[str, int] | None, *, counts_to_all: bool = False) -> set[str]:
+        app = application(served.server._pool, node="n", observing=served.server._observing, counts_to_all=counts_to_all)
+        transport = httpx.ASGITransport(app=app, client=client)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as asking:
+            found = {name for name, *_ in samples((await asking.get("/metrics")).text)}
+        assert {"fleetcast_release_live", "fleetcast_worker_deaths", "fleetcast_node_info"} <= found
+        return counts & found
+
+    for local in (("127.0.0.1", 5), ("::ffff:127.0.0.1", 5), ("::1", 5), None):  # None: a Unix socket
+        assert asyncio.run(scrape_from(local)) == counts
+    for elsewhere in (("192.0.2.7", 5), ("2001:db8::7", 5)):
+        assert asyncio.run(scrape_from(elsewhere)) == set()
+        assert asyncio.run(scrape_from(elsewhere, counts_to_all=True)) == counts
 
 
 def test_openmetrics_is_written_for_those_who_ask_for_it(served: Any) -> None:

@@ -194,7 +194,9 @@ def test_an_alert_of_a_halt_names_the_operator_who_last_acted_on_it(hub: Hub) ->
 
     assert answer.endswith("has stage 2 approved by ada")
     assert row.actor == "ada"
-    assert [(one.alert.kind, one.alert.actor) for one in hub.store.alerts()] == [("rollout_halted", "ada")]
+    halted = [(one.alert.kind, one.alert.actor, one.alert.rollout) for one in hub.store.alerts()]
+    assert halted == [("rollout_halted", "ada", row.rollout)]
+    assert {event.body["rollout"] for event in hub.store.events() if event.kind == "rollout"} == {row.rollout}
     assert [event.actor for event in hub.store.changes()][:2] == [HUB_ACTOR, "ada"]
 
 
