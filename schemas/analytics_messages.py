@@ -134,7 +134,7 @@ class Found(Document):
     """Carry one drift that was found, with its evidence."""
 
     schema_name = "found"
-    schema_minor = 1
+    schema_minor = 2
     bytes_max = MIB
     alert: Alert
     drift: Drift | None = None  # Test that raised it; None if it is no longer kept.
@@ -145,7 +145,7 @@ class DriftEvidence(Document):
     """Give an `on_drift` hook one model's drifts that were found together; each drift is in one run only."""
 
     schema_name = "drift-evidence"
-    schema_minor = 1
+    schema_minor = 2
     bytes_max = 16 * MIB
     id: Annotated[str, Field(min_length=1, max_length=256)]  # The same at every attempt.
     fleet: FleetName

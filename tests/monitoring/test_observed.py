@@ -100,17 +100,17 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
             plant.publish("1.0.0", 0.1)
             plant.start_node("gate-1")
             plant.cli("rollout", "start", "diabetes@1.0.0", "--allow-empty")
-            until("the rollout", lambda: plant.cli("rollout", "status")[0]["state"] == "done")
+            hub = f"http://127.0.0.1:{json.loads((plant.fleet / 'hub.ready').read_text())['metrics_port']}/metrics"
+            until("the rollout", lambda: 'state="done"' in httpx.get(hub).text)
             plant.infer("gate-1", np.zeros((3, 10), np.float32))
             stranger = Client.of(broker, "gate-2")
             stranger.open()
             stranger.link.publish(Topics(FLEET).want("gate-2"), b"no want")
-            hub = f"http://127.0.0.1:{json.loads((plant.fleet / 'hub.ready').read_text())['metrics_port']}/metrics"
             shows = 'fleetcast_hub_rollout_nodes{class="serving",deployment="default",model="diabetes"} 1.0'
             refused = 'fleetcast_hub_messages_refused_total{code="schema.malformed"} 1.0'
             until("the figures", lambda: shows in (text := httpx.get(hub).text) and refused in text)
             stranger.link.close()
-            until("the node's figures", lambda: plant.node_cli("gate-1", "status", "--json")["models"][0]["rollout"])
+            until("the node's status", lambda: json.loads((folder / "gate-1" / "data" / "status.json").read_bytes())["rollouts"])
             seen = Observed(
                 folder,
                 plant.cli("rollout", "status")[0],
