@@ -70,8 +70,7 @@ class Slots:
         self._serving_changed, self._carriage_of, self._monotonic, self._refusal = serving_changed, carriage_of, monotonic, refused
         server.watch_files(lambda model, digest, reason: post(WorkerGone(model, digest, reason, 1, is_damaged=True)))
         self._endpoint, self._trials = Endpoint(server, post=post, monotonic=monotonic), Trials(store)
-        self._slots: dict[str, ModelSlot] = {}
-        self._numbers = count(1)
+        self._slots, self._numbers = dict[str, ModelSlot](), count(1)
         self._tickets: dict[bytes, int] = {}  # The newest start of each release's worker.
         self._restoring: set[bytes] = set()
         self._restore_again: dict[bytes, tuple[int, MonotonicSeconds | None]] = {}  # tries so far, and when the next begins, unless it runs
