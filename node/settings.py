@@ -87,7 +87,7 @@ class NodeSettings(FileSettings):
     # It needs the extra `otel`. docs/monitoring.md says what a span holds.
     traces_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$", max_length=512)] = ""
     traces_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # Share of a fleet's nodes that are traced; another one for each rollout.
-    # What `/metrics` shows to a scraper on another machine: `health` leaves out the counts of what was asked here, which have no noise.
+    # What `/metrics` shows to a scraper on another machine: `health` leaves out counts of what was asked here, and what telemetry spent.
     remote_metrics: Literal["health", "all"] = "health"
 
     telemetry: bool = True  # Send telemetry windows. `false` sends none.

@@ -26,8 +26,8 @@ def metrics_route(
 ) -> Route:
     """Return what to mount. `status` is the agent's last report about itself, at most a few seconds old.
 
-    The counts of what was asked here are exact, where what the hub learns of it has noise: so a scraper on another machine gets them only
-    where `shows_all`.
+    The counts of what was asked here are exact, where what the hub learns of it has noise: so a scraper on another machine gets them, and
+    what telemetry spent of its budget, only where `shows_all`.
     """
     collector = Collector(pool, observing, status, software)
 
@@ -77,6 +77,7 @@ class Collector:
         """Return the families."""
         yield from self._requests()
         yield from self.health()
+        yield from self._telemetry()
 
     @property
     def without_traffic(self) -> WithoutTraffic:
@@ -84,7 +85,7 @@ class Collector:
         return WithoutTraffic(self)
 
     def health(self) -> "Iterator[Metric]":
-        """Return what says nothing of what was asked."""
+        """Return what says nothing of what was asked, nor of what telemetry made of it."""
         yield from self._releases()
         yield from self._agent()
 
@@ -144,27 +145,34 @@ class Collector:
     def _agent(self) -> "Iterator[Metric]":
         from prometheus_client.metrics_core import GaugeMetricFamily  # noqa: PLC0415
 
-        def gauge(name: str, help: str, value: float) -> GaugeMetricFamily:
-            return GaugeMetricFamily(f"fleetcast_{name}", help, value=value)
-
         info = GaugeMetricFamily("fleetcast_node_info", "This node.", labels=["software"])
         info.add_metric([self._software], 1)
         yield info
-        yield gauge("agent_memory_bytes", "Resident memory of the agent.", resident_bytes(os.getpid()) or 0)
+        yield _gauge("agent_memory_bytes", "Resident memory of the agent.", resident_bytes(os.getpid()) or 0)
         status = self._status()
         if status is None:
             return
-        yield gauge("connected", "Whether the node is connected to the broker.", status.online)
-        yield gauge("connection_changed_seconds", "When it was connected, or lost its connection, in Unix time.", status.since)
-        yield gauge("findings", "Things that are wrong with the node now, as the hub sees them.", len(status.findings))
-        yield gauge("read_only", "Whether the disk takes nothing.", bool(status.read_only))
+        yield _gauge("connected", "Whether the node is connected to the broker.", status.online)
+        yield _gauge("connection_changed_seconds", "When it was connected, or lost its connection, in Unix time.", status.since)
+        yield _gauge("findings", "Things that are wrong with the node now, as the hub sees them.", len(status.findings))
+        yield _gauge("read_only", "Whether the disk takes nothing.", bool(status.read_only))
         if status.expires is not None:
-            yield gauge("metadata_expires_seconds", "When the first role of the signed metadata expires, in Unix time.", status.expires)
+            yield _gauge("metadata_expires_seconds", "When the first role of the signed metadata expires, in Unix time.", status.expires)
         if status.certificate_expires is not None:
-            yield gauge("certificate_expires_seconds", "When the device's certificate expires, in Unix time.", status.certificate_expires)
-        if (budget := status.telemetry) is not None:
-            yield gauge("telemetry_rho_spent", "Privacy budget (zCDP rho) that today's windows have spent.", budget.rho_spent)
-            yield gauge("telemetry_rho_day_max", "Privacy budget (zCDP rho) of a day.", budget.rho_day_max)
-            yield gauge("telemetry_windows_waiting", "Windows that wait to be sent.", budget.windows_waiting)
+            yield _gauge("certificate_expires_seconds", "When the device's certificate expires, in Unix time.", status.certificate_expires)
+
+    def _telemetry(self) -> "Iterator[Metric]":
+        """Return what telemetry spent and kept back: it is computed from rows, and stays on the device (docs/security.md)."""
+        status = self._status()
+        if status is not None and (budget := status.telemetry) is not None:
+            yield _gauge("telemetry_rho_spent", "Privacy budget (zCDP rho) that today's windows have spent.", budget.rho_spent)
+            yield _gauge("telemetry_rho_day_max", "Privacy budget (zCDP rho) of a day.", budget.rho_day_max)
+            yield _gauge("telemetry_windows_waiting", "Windows that wait to be sent.", budget.windows_waiting)
             withheld = "Windows that were not sent, because the budget was spent."
-            yield gauge("telemetry_windows_withheld", withheld, budget.windows_withheld)
+            yield _gauge("telemetry_windows_withheld", withheld, budget.windows_withheld)
+
+
+def _gauge(name: str, help: str, value: float) -> "Metric":
+    from prometheus_client.metrics_core import GaugeMetricFamily  # noqa: PLC0415
+
+    return GaugeMetricFamily(f"fleetcast_{name}", help, value=value)

@@ -9,7 +9,9 @@ import pytest
 
 from fleetcast import rollout_spans
 from fleetcast.rollout_spans import NoSpans, Span, is_sampled, node_span_id, root_id, spans_of
-from schemas.deployments import Deployment, attempt_id, back_id, rollout_of
+from hub.core.rollouts.earlier_nodes import as_rollout
+from schemas.deployments import Deployment, Deployments, attempt_id, back_id, rollout_of
+from schemas.earlier_rollouts import as_deployments
 from schemas.errors import Code, Refused
 from schemas.rollout import ReleaseRef
 
@@ -37,6 +39,14 @@ def test_every_attempt_and_the_way_back_belong_to_their_rollout() -> None:
 
     assert {rollout_of([one], found) for found in (ROLLOUT, attempt_id(one), attempt_id(earlier), back_id(ROLLOUT))} == {ROLLOUT}
     assert rollout_of([one], bytes(16)) == bytes(16)
+
+
+def test_a_node_of_the_version_before_deployments_has_the_same_id() -> None:
+    one = Deployment(name="default", release=ReleaseRef("1.0.0", bytes(32)), state="running", rollout=ROLLOUT, started=1)
+    earlier = as_rollout(Deployments(model="m", serial=1, expires=1, deployments=(one,)), [])
+
+    assert earlier is not None
+    assert [found.rollout for found in as_deployments(earlier, expires=1).deployments] == [ROLLOUT]
 
 
 def test_without_a_url_nothing_of_opentelemetry_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

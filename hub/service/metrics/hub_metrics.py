@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import structlog
+
 from hub.core.rollouts.deployments import Model
 from hub.core.rollouts.fleet import Node
 from hub.service.alerts.event_log import Notes
@@ -25,6 +27,8 @@ from hub.service.rollouts.listening import ListeningClock
 from hub.settings import HubSettings
 from hub.signing.tuf_repository import Repository
 from schemas.errors import Refused
+
+log = structlog.get_logger()
 
 GATHER_SECONDS = 5.0  # Between two looks.
 GATHER_SHARE = 100  # And at least this many times what a look takes: 100,000 nodes must not fill the loop.
@@ -62,7 +66,7 @@ class HubMetrics:
         self._directory, self._settings, self._wall, self._monotonic = directory, settings, wall, monotonic
         self._counted = counted
         self._nodes, self._models, self._repository, self._listening = nodes, models, repository, listening
-        self._software = version("fleetcast")
+        self._software = version("fleetcast") if settings.metrics_port is not None else ""
         self._messages = Counter[str](dict.fromkeys(LANES, 0))
         self._expires: dict[str, float] = {}
         self._connected, self._changed_at = False, wall()
@@ -107,7 +111,10 @@ class HubMetrics:
             self._connected, self._changed_at = online, self._turned_at
             self._gather_at = now
         if now >= self._gather_at:
-            self._gather()
+            try:
+                self._gather()
+            except Exception:  # figures are no reason to leave a turn half done: those of before stay, with their time
+                log.exception("metrics.failed")
             self._gather_at = now + max(GATHER_SECONDS, GATHER_SHARE * (self._monotonic() - now))
 
     def _answer(self, accept: str) -> tuple[bytes, str]:

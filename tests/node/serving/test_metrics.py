@@ -9,9 +9,11 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from node.core.doctor.agent_health import AgentStatus
 from node.serving.oip_routes import application
 from node.workers import worker_handle
 from schemas.manifest import Tensor
+from schemas.state import TelemetryBudget
 from tests.hub.hubs import until
 
 ROWS = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [3, 5], "data": [1.0] * 15}]}
@@ -94,9 +96,17 @@ def test_counts_of_a_model_that_is_removed_go_with_it(served: Any) -> None:
 
 def test_a_scraper_elsewhere_gets_no_counts_of_what_was_asked(served: Any) -> None:
     counts = {"fleetcast_rows_total", "fleetcast_requests_total", "fleetcast_request_seconds_count", "fleetcast_requests_unmatched_total"}
+    counts |= {"fleetcast_telemetry_rho_spent", "fleetcast_telemetry_windows_waiting", "fleetcast_telemetry_windows_withheld"}
+    status = {"node": "n", "fleet": "f", "pid": 1, "software": "1", "listen": "", "online": True}
+    times = dict.fromkeys(("started_at", "written_at", "since", "answered_at"), 1)
+    report = AgentStatus(
+        **status, **times, telemetry=TelemetryBudget(rho_spent=0.1, rho_day_max=1.0, windows_waiting=1, windows_withheld=2)
+    )
 
     async def scrape_from(client: tuple[str, int] | None, *, counts_to_all: bool = False) -> set[str]:
-        app = application(served.server._pool, node="n", observing=served.server._observing, counts_to_all=counts_to_all)
+        app = application(
+            served.server._pool, node="n", observing=served.server._observing, status=lambda: report, counts_to_all=counts_to_all
+        )
         transport = httpx.ASGITransport(app=app, client=client)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as asking:
             found = {name for name, *_ in samples((await asking.get("/metrics")).text)}

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -69,6 +70,8 @@ def test_a_rollout_can_be_followed_by_its_figures(embedded: Broker, fleet: Fleet
         done = ("fleetcast_hub_rollout_info", "default", "delay", rollout, "done", "1.0.0")
         until("the end", lambda: scrape(fleet).get(done) == 1)
         until("all that was wrong", lambda: scrape(fleet).get(("fleetcast_hub_messages_refused_total", Code.SCHEMA_MALFORMED)) == 1)
+        now = time.time()
+        until("figures of after that", lambda: scrape(fleet)["fleetcast_hub_gathered_seconds",] > now)
         found = scrape(fleet)
 
     assert running["fleetcast_hub_rollout_info", "default", "delay", rollout, "running", "1.0.0"] == 1
@@ -116,6 +119,22 @@ def test_metrics_are_off_by_default_and_else_on_loopback_only(embedded: Broker, 
     assert named.status_code == 403
     assert "names another host" in named.text
     assert openmetrics.text.endswith("# EOF\n")
+
+
+def test_figures_that_cannot_be_had_leave_the_hub_at_work(embedded: Broker, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    with fleet.hub(embedded, metrics_port=0):
+        until("the first", lambda: scrape(fleet)["fleetcast_hub_listening",] == 1)
+
+        def gone(path: object) -> None:
+            raise FileNotFoundError(path)
+
+        monkeypatch.setattr(hub_metrics.shutil, "disk_usage", gone)
+        at = scrape(fleet)["fleetcast_hub_turned_seconds",]
+        until("turns go on", lambda: scrape(fleet)["fleetcast_hub_turned_seconds",] > at)
+        found = scrape(fleet)
+
+    assert found["fleetcast_hub_connected",] == 1
+    assert found["fleetcast_hub_gathered_seconds",] < found["fleetcast_hub_turned_seconds",]
 
 
 @pytest.mark.parametrize(("host", "code"), [("127.0.0.1", Code.PORT_IN_USE), ("192.0.2.1", Code.SETTINGS_INVALID)])
