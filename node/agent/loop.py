@@ -200,12 +200,11 @@ class Agent:
             clock=self._wall,
         )
         self._served = ServedRequests(self._telemetry, self._sampling, self._inbox)
-        self._address = listen_of(settings)
+        self._address, self._findings = listen_of(settings), StandingFindings()
         self.server = self._make_server(
             self._address, node=settings.id, on_rows=self._served.observe, on_labels=self._served.labels_reported
         )
         self.server.on_worker_exit = self._worker_gone
-        self._findings = StandingFindings()
 
     def _make_delivery(self) -> None:
         """Make what decides which releases this device fetches, and the transfer of their blocks within its byte quota."""
