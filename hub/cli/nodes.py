@@ -111,7 +111,7 @@ def list_(node: str | None, where: str | None, after: str, limit: int | None, di
     Examples:
       fleetcast nodes
       fleetcast nodes list --where site=jfk,state!=serving
-      fleetcast nodes --after gateway-17 --limit 500
+      fleetcast nodes list --after gateway-17 --limit 500
       fleetcast nodes gateway-17 --json
     """
     limit = limit or (ALL if as_json else PAGE)
