@@ -218,8 +218,8 @@ def test_nodes_are_listed_a_page_at_a_time(made: Made) -> None:
     last = run("nodes", "--limit", "1", "--after", "gw-2", fleet=made.fleet)
 
     assert [name for name in ("gw-1", "gw-2", "gw-3") if name in first.stdout] == ["gw-1", "gw-2"]
-    assert "2 of 3 nodes are shown; the next: fleetcast nodes --after gw-2" in first.stderr
+    assert "2 of 3 nodes are shown; the next: fleetcast nodes list --after gw-2" in first.stderr
     assert ("gw-3" in second.stdout, "gw-2" in second.stdout, "are shown" in second.stderr) == (True, False, False)
     assert [row["node"] for row in every] == ["gw-1", "gw-2", "gw-3"]
     assert ("gw-3" in last.stdout, last.stderr) == (True, "")
-    assert "1 of 3 nodes are shown; the next: fleetcast nodes --where 'state!=serving' --after gw-1" in some.stderr
+    assert "1 of 3 nodes are shown; the next: fleetcast nodes list --where 'state!=serving' --after gw-1" in some.stderr
