@@ -158,7 +158,9 @@ def list_(node: str | None, where: str | None, after: str, limit: int | None, di
             click.echo(plain(line))
         if is_more:
             same = f" --where {shlex.quote(where)}" if where is not None else ""
-            click.echo(plain(f"{len(rows)} of {of} nodes are shown; the next: fleetcast nodes list{same} --after {rows[-1]['node']}"), err=True)
+            click.echo(
+                plain(f"{len(rows)} of {of} nodes are shown; the next: fleetcast nodes list{same} --after {rows[-1]['node']}"), err=True
+            )
     waiting = {name: one.expected_until for name, one in marks.items() if one.expected_until is not None}
     if waiting and not as_json:
         for name, until in sorted(waiting.items()):
