@@ -17,8 +17,20 @@ from typing import Any, Final
 import click
 
 from hub.cli.errors import Ended, Exit
-from hub.cli.options import json_option, nodes_and_receipts
-from hub.cli.quickstart_folder import HOST, MODEL, NODES, VERSION, Folder, Ports, choose_ports, made, write_node_settings
+from hub.cli.options import json_option, node_page
+from hub.cli.quickstart_folder import (
+    HOST,
+    MODEL,
+    NODES,
+    VERSION,
+    Folder,
+    Ports,
+    check_ports,
+    choose_ports,
+    made,
+    wait_for_earlier,
+    write_node_settings,
+)
 from hub.cli.quickstart_processes import Processes
 from hub.settings import load
 from schemas.names import check_name
@@ -57,9 +69,11 @@ def quickstart(directory: Path, fleet: str, broker_port: int | None, port: int |
     began = time.monotonic()
     check_name("fleet", fleet)
     _check_installed()
+    check_ports(broker_port, port)
     _end_on_sigterm()
     say: Callable[[str], None] = lambda text: click.echo(text, err=as_json)  # noqa: E731
     with made(directory, fleet) as (found, is_new):
+        wait_for_earlier(found)
         ports = choose_ports(found, broker_port, port)
         write_node_settings(found, load(directory).fleet, ports)
         say(f"{directory}: a fleet, made now" if is_new else f"{directory}: the fleet of an earlier quickstart; it goes on where it was")
@@ -152,7 +166,7 @@ def _hub_pid(fleet: Path) -> int | None:
 
 
 def _online(fleet: Path) -> set[str]:
-    return {one.node for one in nodes_and_receipts(fleet, None)[0]}
+    return {one.node for one in node_page(fleet).nodes}
 
 
 def _request() -> str:

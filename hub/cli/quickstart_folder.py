@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import socket
+import time
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -29,6 +30,9 @@ MODEL, VERSION = "delay", "1.0.0"
 ROOM_BYTES: Final = 64 * 1024 * 1024  # what a run leaves behind, logs and databases, several times over
 COHORT_NODES_MIN: Final = 2  # so that the two nodes' windows are shown: their rows are the operator's own
 _PARTIAL: Final = ".partial"
+HUB_LOCK, NODE_LOCK = "hub.lock", "running.lock"  # hub/service/loop.py and node/host/pidfile.py hold them
+EARLIER_SECONDS: Final = 15.0
+LOOK_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,30 @@ def _make(found: Folder, fleet: str) -> None:
         durable.create(mine.passphrase, f"{secret}\n".encode())
 
 
+def wait_for_earlier(found: Folder) -> None:
+    """Wait until the hub and the nodes of a quickstart that was killed have ended: they do so by themselves.
+
+    Raises:
+        Ended: CONFLICT: one has not; somebody has started it.
+    """
+    locks = {"hub": found.fleet / HUB_LOCK, **{node: found.own / node / NODE_LOCK for node in NODES}}
+    deadline = time.monotonic() + EARLIER_SECONDS
+    while running := [name for name, path in locks.items() if _is_locked(path)]:
+        if time.monotonic() >= deadline:
+            names = f"{' and '.join(running)} of {found.fleet} run{'s' if len(running) == 1 else ''} already"
+            raise Ended(Exit.CONFLICT, f"{names}: end what was started by itself, and try again")
+        time.sleep(LOOK_SECONDS)
+
+
+def _is_locked(path: Path) -> bool:
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     """Hold the TCP ports of the fleet, all on loopback."""
@@ -150,19 +178,33 @@ class Ports:
         return f"mqtt://{HOST}:{self.broker}"
 
 
-def choose_ports(found: Folder, broker: int | None, first: int | None) -> Ports:
-    """Return the ports that were asked for; else those of the last time where they are free; else free ones.
+def check_ports(broker: int | None, first: int | None) -> None:
+    """Check that the ports that are asked for are free.
 
     Raises:
-        Refused: PORT_IN_USE: one that was asked for is taken.
+        Refused: PORT_IN_USE.
+    """
+    for port, option in zip(_asked(broker, first), ("--broker-port", "--port", "--port"), strict=True):
+        if port is not None and not _is_free(port):
+            raise Refused(Code.PORT_IN_USE, f"port {port} on {HOST} is in use: end what uses it, or choose another with {option}")
+
+
+def _asked(broker: int | None, first: int | None) -> list[int | None]:
+    return [broker, *(first and first + number for number in range(len(NODES)))]
+
+
+def choose_ports(found: Folder, broker: int | None, first: int | None) -> Ports:
+    """Return the ports that are asked for; else those of the last time where they are free; else free ones.
+
+    Raises:
+        Refused: PORT_IN_USE: the one in the fleet's settings is taken.
     """
     from hub.service.broker.embedded import PORT_NAME  # noqa: PLC0415  # slow to import; --help does not need it
 
     settings, kept = load(found.fleet), found.fleet / "broker" / PORT_NAME
-    asked = [broker or settings.broker_port or None, *(first and first + number for number in range(len(NODES)))]
-    for port, option in zip(asked, ("--broker-port", "--port", "--port"), strict=True):
-        if port is not None and not _is_free(port):
-            raise Refused(Code.PORT_IN_USE, f"port {port} on {HOST} is in use: end what uses it, or choose another with {option}")
+    if settings.broker_port and not broker:
+        check_ports(settings.broker_port, None)
+    asked = _asked(broker or settings.broker_port or None, first)
     before = [_number(kept), *(_port_of(found.settings_of(node)) for node in NODES)]
     with ExitStack() as stack:
         chosen: list[int] = []

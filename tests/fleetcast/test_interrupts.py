@@ -88,7 +88,9 @@ finally:
 
 
 def test_a_module_that_native_code_loads_is_loaded_whole(tmp_path: Path) -> None:
-    (tmp_path / "slow.py").write_text("import os, signal, time\nos.kill(os.getpid(), 2)\ntime.sleep(0.1)\nprint('loaded', flush=True)\nA = 1\n")
+    (tmp_path / "slow.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), 2)\ntime.sleep(0.1)\nprint('loaded', flush=True)\nA = 1\n"
+    )
     body = "sys.path.insert(0, os.getcwd())\npickle.loads(b'cslow\\nA\\n.')\ngo_on()"
 
     assert ended(body, tmp_path) == (130, "loaded\n", "")
