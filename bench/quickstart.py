@@ -1,4 +1,4 @@
-"""How long `fleetcast quickstart` takes from an installed wheel to a node's answer: a wheel of this commit, in an environment of its own."""
+"""How long `fleetcast quickstart` takes to a node's answer, from a wheel of this commit in an environment of its own."""
 
 import os
 import signal
