@@ -43,6 +43,10 @@ def command() -> None:
     Watch what they serve, and learn when their data drifts.
 
     \b
+    Everything on this machine, to try it:
+      fleetcast quickstart ./plant
+
+    \b
     A fleet in five commands:
       fleetcast init ./plant --fleet plant --model delay
       fleetcast hub ./plant &

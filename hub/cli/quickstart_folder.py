@@ -80,7 +80,7 @@ def made(directory: Path, fleet: str) -> Iterator[tuple[Folder, bool]]:
     """
     found = Folder(directory)
     with ExitStack() as stack:
-        with _locked(_nearest(directory.resolve().parent), waits=True):  # Of two that begin at once, the second finds what the first made.
+        with _locked(_nearest(directory.resolve().parent), waits=True):  # The second of two that begin at once finds what the first made.
             is_new = not directory.exists() or all(one.name == _PARTIAL for one in directory.iterdir())
             if is_new:
                 _make(found, fleet)

@@ -70,6 +70,7 @@ def test_a_port_that_is_in_use_is_named_before_anything_is_made(plant: Path) -> 
     assert f"port {port} on 127.0.0.1 is in use" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_disk_without_room_keeps_nothing_of_it(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         done = run("quickstart", disk / "plant")
