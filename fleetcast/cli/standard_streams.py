@@ -9,7 +9,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from typing import cast
+from typing import TextIO, cast
 
 _FLAGS = (os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)  # The wrong way round for input and output, so that a use of them is an error.
 
@@ -74,9 +74,20 @@ def prepare() -> None:
         sys.stdout = open(1, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
-    out, err = cast(io.TextIOWrapper, sys.stdout), cast(io.TextIOWrapper, sys.stderr)
-    encodings, is_terminal = (out.encoding, err.encoding), out.isatty()
-    errors = out.errors
-    output = Output(out.detach(), encoding=encodings[0], errors=errors, line_buffering=is_terminal)
-    log = Forgiving(err.detach(), encoding=encodings[1], errors="backslashreplace", line_buffering=True)
-    vars(sys).update({"stdout": output, "__stdout__": output, "stderr": log, "__stderr__": log})  # the second pair is what rich asks
+    if _is_number(sys.stdout, 1):
+        out = cast(io.TextIOWrapper, sys.stdout)
+        encoding, errors, is_terminal = out.encoding, out.errors, out.isatty()
+        output = Output(out.detach(), encoding=encoding, errors=errors, line_buffering=is_terminal)
+        vars(sys).update({"stdout": output, "__stdout__": output})  # rich asks the second one
+    if _is_number(sys.stderr, 2):
+        err = cast(io.TextIOWrapper, sys.stderr)
+        encoding = err.encoding
+        log = Forgiving(err.detach(), encoding=encoding, errors="backslashreplace", line_buffering=True)
+        vars(sys).update({"stderr": log, "__stderr__": log})
+
+
+def _is_number(stream: TextIO, number: int) -> bool:
+    """Return whether it is the process's own stream, and not what a test has put in its place."""
+    with contextlib.suppress(OSError, ValueError):
+        return isinstance(stream, io.TextIOWrapper) and stream.fileno() == number
+    return False

@@ -81,13 +81,14 @@ def quickstart(directory: Path, fleet: str, broker_port: int | None, port: int |
         processes = Processes({**environment, "FLEETCAST_BROKER_PORT": str(ports.broker)})
         try:
             answer = _run(found, ports, processes, say)
+            stop = _until_stopped()  # From here on Ctrl-C is how it is meant to end.
             seconds = time.monotonic() - began
             say(f"\n{_in_words(answer)}, {seconds:.1f} s after the start.")
             if as_json:
                 click.echo(json.dumps(_facts(found, ports, answer, seconds), indent=2))
             _say_next(found, ports, say, stays=not once)
             if not once:
-                _stay(processes)
+                _stay(processes, stop)
         finally:
             processes.stop()
     if not once:
@@ -232,14 +233,19 @@ def _say_next(found: Folder, ports: Ports, say: Callable[[str], None], *, stays:
     say(f"`fleetcast quickstart {where}` starts all of it again later; `fleetcast hub {where}` the hub alone.")
 
 
-def _stay(processes: Processes) -> None:
-    """Run until Ctrl-C or SIGTERM.
+def _until_stopped() -> threading.Event:
+    """Return an event that SIGTERM and SIGINT set."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _stay(processes: Processes, stop: threading.Event) -> None:
+    """Run until it is stopped.
 
     Raises:
         Ended: a process has ended by itself.
     """
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     while not stop.wait(LOOK_SECONDS):
         processes.check()
