@@ -31,7 +31,7 @@ class _State:
     """Hold what is known of Ctrl-C in this process."""
 
     def __init__(self) -> None:
-        self.is_installed = self.is_pressed = False
+        self.is_installed = self.is_guarded = self.is_pressed = False
         self.held = 0
 
 
@@ -44,7 +44,12 @@ def install() -> None:
     signal.signal(signal.SIGALRM, _again)
     signal.siginterrupt(signal.SIGALRM, False)
     sys.unraisablehook = _unraisable
-    _state.is_installed, _state.is_pressed, _state.held = True, False, 0
+    _state.is_installed, _state.is_guarded, _state.is_pressed, _state.held = True, False, False, 0
+
+
+def guarded() -> None:
+    """Begin: until now Ctrl-C ended the process at once, as nothing was begun; from now on the caller reports how the command ends."""
+    _state.is_guarded = True
 
 
 def pressed() -> bool:
@@ -78,6 +83,8 @@ def over() -> None:
 
 
 def _pressed(_number: int, frame: FrameType | None) -> None:
+    if not _state.is_guarded:
+        os._exit(EXIT_CODE)
     _state.is_pressed = True
     signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS, AGAIN_SECONDS)
     _raise_unless(frame)

@@ -59,6 +59,7 @@ def reader() -> Iterator[None]:
 def guard(run: Callable[[], object], program: Program) -> None:
     """Run, and turn whatever happens into an exit code."""
     try:
+        interrupts.guarded()
         _guard(run, program)
     except KeyboardInterrupt:  # pressed while the end was being reported
         _interrupted(program)

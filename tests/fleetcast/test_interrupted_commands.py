@@ -47,7 +47,7 @@ def interrupted(made: Made, words: list[str], after_seconds: float) -> tuple[int
     os.close(reader)
     if after_seconds < float("inf"):
         time.sleep(after_seconds)
-        process.send_signal(signal.SIGINT)
+        os.kill(process.pid, signal.SIGINT)  # Not send_signal, which may reap it.
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return process.returncode, said.read_text(), used.ru_utime + used.ru_stime

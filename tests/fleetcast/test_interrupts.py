@@ -60,6 +60,16 @@ def test_ctrl_c_ends_a_command_with_130_whatever_becomes_of_the_exception(body: 
     assert ended(body, tmp_path) == (130, "", "")
 
 
+def test_ctrl_c_before_the_command_begins_ends_it_at_once(tmp_path: Path) -> None:
+    program = (
+        "import os; from fleetcast import interrupts; interrupts.install(); os.kill(os.getpid(), 2); "
+        "from hub.cli.errors import guarded; guarded(lambda: print('went on'))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path)
+
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_what_belongs_together_is_done_whole_before_ctrl_c_ends_it(tmp_path: Path) -> None:
     body = """
 with interrupts.held():
