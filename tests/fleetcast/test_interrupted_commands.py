@@ -71,7 +71,7 @@ COMMANDS: dict[str, list[str]] = {
     "rotate": ["keys", "rotate", "targets", "timestamp"],
     "team": ["keys", "rotate", "team", "--keep-all"],
     "remove": ["releases", "remove", "m@1.0.0", "--yes"],
-    "export": ["export", "m@1.0.0", "m.parcel"],
+    "minimum": ["keys", "minimum", "m@1.0.0"],
 }
 
 
