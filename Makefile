@@ -134,6 +134,13 @@ bench-floods: $(STAMP)  ## flood a hub by one enrolled node, over mosquitto and 
 bench-simulate: $(STAMP)  ## measure `fleetcast simulate` on a fleet of 100,000 nodes; writes bench/results.json; 2 minutes
 	$(BIN)/python -m bench simulate
 
+.PHONY: bench-quickstart test-quickstart
+bench-quickstart: $(STAMP)  ## time `fleetcast quickstart` from an installed wheel to an answer; writes bench/results.json; 2 minutes
+	$(BIN)/python -m bench quickstart
+
+test-quickstart: packages $(STAMP)  ## `fleetcast quickstart` ended and killed at many moments, and real commands by Ctrl-C; 15 minutes
+	$(BIN)/pytest -m slow tests/hub/cli/test_quickstart.py tests/fleetcast/test_interrupted_commands.py
+
 tables: $(STAMP)  ## write the figures of bench/results.json into README.md and docs/; every bench does so at its end
 	$(BIN)/python -m bench.tables
 

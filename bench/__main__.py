@@ -26,6 +26,7 @@ from bench import (
     neighbours,
     node,
     privacy,
+    quickstart,
     relay,
     restart,
     shares,
@@ -60,6 +61,7 @@ GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "influence": influence.measure,
     "floods": floods.measure,
     "simulate": simulate.measure,
+    "quickstart": quickstart.measure,
 }
 QUICK = (
     "telemetry",
@@ -87,6 +89,7 @@ COMMANDS = (
     ("make bench-floods", ("floods",)),
     ("make test-fresh", ("fresh",)),
     ("make bench-simulate", ("simulate",)),
+    ("make bench-quickstart", ("quickstart",)),
 )
 TOGETHER = {"all-of-delivery": DELIVERY, "all-of-node": NODE, "all-of-hub": HUB}
 

@@ -83,6 +83,15 @@ def test_the_devices_command_is_there(device: Path, tmp_path: Path) -> None:
     assert "run" in run(device / "bin" / "fleetcast-node", "--help", cwd=tmp_path)
 
 
+def test_a_quickstart_names_the_extra_that_a_device_lacks(device: Path, tmp_path: Path) -> None:
+    command = [device / "bin" / "fleetcast", "quickstart", "plant"]
+    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert "of [hub] there is no alembic, iotcore, onnx, pyarrow" in done.stderr
+    assert "pip install 'fleetcast[hub,node]'" in done.stderr
+
+
 def test_the_wheel_holds_the_schemas_for_other_tools_and_no_tests(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NoReturn, TextIO
 
+from fleetcast import interrupts
+from fleetcast.cli.standard_streams import Output
 from fleetcast.cli.terminal_text import plain
 from fleetcast.disk_room import FULL
 from schemas.errors import Code, Refused, Unreachable
@@ -56,10 +58,40 @@ def reader() -> Iterator[None]:
 
 def guard(run: Callable[[], object], program: Program) -> None:
     """Run, and turn whatever happens into an exit code."""
-    exits = program.exits
+    try:
+        interrupts.guarded()
+        _guard(run, program)
+    except KeyboardInterrupt:  # pressed while the end was being reported
+        _interrupted(program)
+
+
+def _guard(run: Callable[[], object], program: Program) -> None:
     try:
         run()
         sys.stdout.flush()
+    except BaseException as error:
+        if interrupts.pressed():  # whatever a library has made of it
+            _interrupted(program)
+        interrupts.over()
+        _report(error, program)
+    if interrupts.pressed():
+        _interrupted(program)
+    interrupts.over()
+
+
+def _interrupted(program: Program) -> NoReturn:
+    interrupts.over()
+    if _output_error() is not None:
+        _drop(sys.stdout)
+    sys.exit(program.exits["INTERRUPTED"])  # a person who presses Ctrl-C knows
+
+
+def _report(raised: BaseException, program: Program) -> NoReturn:
+    exits = program.exits
+    if isinstance(raised, SystemExit | OSError) and (of_output := _output_error()) is not None:
+        _output(program, of_output)
+    try:
+        raise raised
     except Refused as refusal:
         _end(program, program.by_code.get(refusal.code, exits["REFUSED"]), str(refusal.code), refusal.reason)
     except Unreachable as error:
@@ -69,7 +101,7 @@ def guard(run: Callable[[], object], program: Program) -> None:
             sys.exit(ended.code)
         _end(program, ended.code, ended.code.name.lower(), str(ended))
     except KeyboardInterrupt:
-        sys.exit(exits["INTERRUPTED"])  # a person who presses Ctrl-C knows
+        _interrupted(program)
     except (ReaderGone, BrokenPipeError):
         _drop(sys.stdout)
         sys.exit(exits["PIPE"])
@@ -82,6 +114,24 @@ def guard(run: Callable[[], object], program: Program) -> None:
     except Exception as error:  # the last net: no traceback reaches an operator
         _click(program, error)
         _bug(program, error)
+
+
+def _output_error() -> OSError | None:
+    """Return why the output cannot be written, if it cannot."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return error
+    return sys.stdout.failed if isinstance(sys.stdout, Output) else None
+
+
+def _output(program: Program, error: OSError) -> NoReturn:
+    """End because the output takes nothing more; whatever the command was to do apart from it is done."""
+    _drop(sys.stdout)
+    if error.errno == errno.EPIPE:
+        sys.exit(program.exits["PIPE"])
+    name = "DISK_FULL" if error.errno in FULL else "PIPE"
+    _end(program, program.exits[name], f"output.{name.lower()}", f"the output could not be written whole: {error.strerror}")
 
 
 def _click(program: Program, error: Exception) -> None:
@@ -140,7 +190,7 @@ def _print_json(name: str, sentence: str) -> None:
 def _print_line(line: str, stream: TextIO) -> None:
     try:
         print(line, file=stream, flush=True)
-    except BrokenPipeError:
+    except OSError:  # its reader has gone, or its disk is full
         _drop(stream)
 
 

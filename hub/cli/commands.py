@@ -26,6 +26,7 @@ VERBS = {
     "nodes": Verb("nodes:nodes", "List the nodes, set labels and settings, forget or replace one."),
     "plan": Verb("plan:plan", "Compute what a rollout will cost, before it sends anything."),
     "publish": Verb("publish:publish", "Build, sign and store a release."),
+    "quickstart": Verb("quickstart:quickstart", "Make a fleet on this machine, and run it until Ctrl-C."),
     "releases": Verb("releases:releases", "List the releases of every model, or of one."),
     "renew": Verb("renew:renew", "Sign delegations and releases again before they expire."),
     "rollout": Verb("rollout:rollout", "Choose which nodes run which release."),
@@ -40,6 +41,10 @@ def command() -> None:
     """Cast models to a fleet of devices.
 
     Watch what they serve, and learn when their data drifts.
+
+    \b
+    Everything on this machine, to try it:
+      fleetcast quickstart ./plant
 
     \b
     A fleet in five commands:

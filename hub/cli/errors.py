@@ -19,14 +19,14 @@ class Exit(IntEnum):
     UNREACHABLE = 4  # The broker or the database does not answer.
     KEY = 5  # A key cannot be read, or the passphrase does not open it.
     CONFLICT = 6  # The version exists with other content, or the folder holds a fleet already.
-    DISK_FULL = 7  # The disk is full.
+    DISK_FULL = 7  # The disk is full, or the one that the output goes to.
     PORT_IN_USE = 8  # The port is in use.
     HALTED = 9  # The rollout halted, went back or was superseded.
     TIMEOUT = 10  # It took too long, or the history has no such event.
     DRIFTS = 11  # `fleetcast drift`: an alarm lasts.
     DAMAGED = 12  # The database, or a file of the signed metadata, is damaged. The message names the file and the mend.
-    INTERRUPTED = 130  # Interrupted by Ctrl-C.
-    PIPE = 141  # The reader of the output has ended, such as `head`.
+    INTERRUPTED = 130  # Interrupted by Ctrl-C. What belongs together is done whole, or not at all.
+    PIPE = 141  # The reader of the output has ended, such as `head`, or the output is closed.
 
 
 _BY_CODE = {

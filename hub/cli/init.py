@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from fleetcast import disk_room, durable
+from fleetcast import disk_room, durable, interrupts
 from fleetcast.mqtt_connection import BrokerUrl
 from hub.cli.ca import issue_hub, make_authority
 from hub.cli.errors import Ended, Exit
@@ -88,8 +88,8 @@ def init(
     if directory.exists() and any(entry.name != PARTIAL for entry in directory.iterdir()):
         raise Ended(Exit.CONFLICT, f"{directory} is not empty: give a new folder")
     secret = passphrase(passphrase_file, confirm=True)
-    with _whole(directory.resolve()) as partial:
-        _make(partial, fleet, root_keys, threshold, models, settings, secret)
+    with whole(directory.resolve()) as partial:
+        make(partial, fleet, root_keys, threshold, models, settings, secret)
         if broker_url and BrokerUrl.parse(broker_url).tls:
             authority = Authority(partial, load_p256(partial / ISSUER_KEY, secret), fleet=fleet)
             store = Store(f"sqlite:///{partial / 'hub.sqlite'}")
@@ -111,7 +111,7 @@ def init(
 
 
 @contextmanager
-def _whole(directory: Path) -> Iterator[Path]:
+def whole(directory: Path) -> Iterator[Path]:
     """Yield a folder to fill: durable and in its place when the block ends well, removed when it does not.
 
     Raises:
@@ -126,14 +126,15 @@ def _whole(directory: Path) -> Iterator[Path]:
         yield partial
         for path in (*partial.rglob("*"), partial):
             durable.sync(path)
-        if there:
-            # The settings last: without them nothing takes the folder for a fleet's.
-            for entry in sorted(partial.iterdir(), key=lambda one: one.name == SETTINGS_NAME):
-                placed.append(entry.rename(directory / entry.name))
-            partial.rmdir()
-        else:
-            placed.append(partial.rename(directory))
-        durable.sync(directory if there else directory.parent)
+        with interrupts.held():
+            if there:
+                # The settings last: without them nothing takes the folder for a fleet's.
+                for entry in sorted(partial.iterdir(), key=lambda one: one.name == SETTINGS_NAME):
+                    placed.append(entry.rename(directory / entry.name))
+                partial.rmdir()
+            else:
+                placed.append(partial.rename(directory))
+            durable.sync(directory if there else directory.parent)
     except BaseException as error:
         for path in (partial, *placed):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -145,7 +146,7 @@ def _whole(directory: Path) -> Iterator[Path]:
         raise
 
 
-def _make(
+def make(
     directory: Path,
     fleet: str,
     root_keys: int,
@@ -154,6 +155,7 @@ def _make(
     settings: list[str],
     secret: bytes,
 ) -> None:
+    """Make a fleet in a new folder: keys, signed trust, settings, database, certificate authority."""
     for folder in ("keys", "online", "blocks", "broker"):
         (directory / folder).mkdir(parents=True, mode=0o700)
     names = [*(f"keys/root-{number}" for number in range(1, root_keys + 1)), "keys/targets", "keys/team"]

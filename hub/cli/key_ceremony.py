@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from fleetcast import interrupts
 from hub.cli.key_files import Passphrases, announced, note, promote_named
 from hub.cli.key_rotation import print_offer
 from hub.cli.options import Lines, changes_fleet, dir_option, json_option, passphrase_option, show_one
@@ -137,10 +138,11 @@ def _apply(directory: Path, paths: tuple[Path, ...], *, as_json: bool) -> None:
     offer, *copies = [key_offers.read(path) for path in paths]
     for copy in copies:
         offer.merge(copy)
-    changed, said = changes.take_over(offer, now=datetime.now(UTC)), offer.changes()
-    promoted = promote_named(directory, repository)
-    if changed:
-        note(directory, f"keys were changed: {offer.in_words()}", changes=said, offer=offer.digest())
+    with interrupts.held():
+        changed, said = changes.take_over(offer, now=datetime.now(UTC)), offer.changes()
+        promoted = promote_named(directory, repository)
+        if changed:
+            note(directory, f"keys were changed: {offer.in_words()}", changes=said, offer=offer.digest())
     show_one(
         {
             "applied": changed or "it was in force already",

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import click
 
+from fleetcast import interrupts
 from hub.cli.key_files import (
     Passphrases,
     announced,
@@ -101,12 +102,15 @@ def rotate(
     if "team" in roles and not kept:
         raise Refused(Code.RELEASE_UNKNOWN, "this fleet has no model, so that no team has a key")
     change = _change(directory, roles, list(kept), wanted, passphrases)
-    done = carried_out(directory, change, passphrases, key_files, offer_file, as_json=as_json)
-    if done is None:
-        return
-    if "team" in roles:
-        done["releases"] = _take_over_releases(directory, repository, dict.fromkeys(kept) if keep_all else kept, passphrases)
-    show_one({"roles": list(roles), **done}, as_json=as_json)
+
+    def sign_releases() -> dict[str, Any]:
+        if "team" not in roles:
+            return {}
+        return {"releases": _take_over_releases(directory, repository, dict.fromkeys(kept) if keep_all else kept, passphrases)}
+
+    done = carried_out(directory, change, passphrases, key_files, offer_file, as_json=as_json, then=sign_releases)
+    if done is not None:
+        show_one({"roles": list(roles), **done}, as_json=as_json)
 
 
 def _check_usage(roles: Sequence[str], wanted: Mapping[str, str], for_team: bool, says_what_to_keep: bool, offer_file: Path | None) -> None:
@@ -178,8 +182,11 @@ def carried_out(
     offer_file: Path | None,
     *,
     as_json: bool,
+    then: Callable[[], dict[str, Any]] = dict,
 ) -> dict[str, Any] | None:
     """Sign a change with the keys that are here and put it into force, or write an offer of it. Return what was done; None for an offer.
+
+    `then` is what belongs to a change that is in force.
 
     Raises:
         Refused: keys are missing, which are named.
@@ -197,10 +204,12 @@ def carried_out(
         reasons = [f"{role}: {text}" for role, text in missing.items()]
         mend = "name their files by --key, or write an offer for their holders by --offer"
         raise Refused(Code.KEY_NOT_AUTHORISED, f"{'; '.join([*reasons, *failed])}: {mend}")
-    changes.take_over(offer, now=datetime.now(UTC))
-    promote_named(directory, repository)
-    note(directory, f"keys were changed: {offer.in_words()}", changes=said)
-    return {"changed": Lines(said), "announced": announced(directory, repository, offer)}
+    with interrupts.held():
+        changes.take_over(offer, now=datetime.now(UTC))
+        promote_named(directory, repository)
+        note(directory, f"keys were changed: {offer.in_words()}", changes=said)
+        more = then()
+    return {"changed": Lines(said), "announced": announced(directory, repository, offer), **more}
 
 
 def print_offer(offer: key_offers.Offer, path: Path, *, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from fleetcast import interrupts
 from fleetcast.cli.listing_group import ListingGroup
 from fleetcast.counted import counted, verb
 from hub.cli.options import check_model, dir_option, hub_runs, json_option, open_store, passphrase, passphrase_option, show, show_one
@@ -92,7 +93,7 @@ def remove(ctx: click.Context, model: str, force: bool, yes: bool, directory: Pa
     stop = f" {counted(serving, 'node')} {verb(serving, 'serve')} it, and will stop." if serving else ""
     confirm(f"Remove model {model} and all its releases for good?{stop}", yes=yes or is_left, folder=directory)
     secret = b"" if is_left else passphrase(passphrase_file)  # asked for before others have to wait
-    with blocks.removing():
+    with blocks.removing(), interrupts.held():
         own = own_payloads(list(leaving.values()), {key: one for key, one in manifests(repository).items() if one.model != model}, blocks)
         if not is_left:
             _undelegate(repository, directory, model, secret)

@@ -5,7 +5,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fleetcast import interrupts
 from fleetcast.cli.grouped_options import GroupedCommand
 from fleetcast.disk_room import FULL
 from hub.cli.conversion import converted
@@ -367,8 +368,9 @@ def _publish(
 ) -> "BuiltRelease":
     """Build, store and sign a release, and add an event for `fleetcast watch`."""
     model, version = release.name, release.version
-    blocks = BlockStore(directory / "blocks")
-    with blocks.adding(), _room_to_sign(directory) as give_back:
+    whole = ExitStack()  # From the first block in its place to the signature: Ctrl-C leaves all of it behind, or nothing.
+    blocks = BlockStore(directory / "blocks", committing=lambda: whole.enter_context(interrupts.held()))
+    with whole, blocks.adding(), _room_to_sign(directory) as give_back:
         store = open_store(
             directory
         )  # Opened before anything is stored: a database that cannot be written is reported while nothing has changed.
@@ -379,11 +381,11 @@ def _publish(
         if targets is not None:
             repository.delegate(model, team=team.public_key, targets=targets, now=datetime.now(UTC))
         repository.add_release(model, version, built.document, team=team, now=datetime.now(UTC))
-    try:
-        store.add_event("release", f"{model}@{version} was published", {"model": model, "version": version})
-    except FleetcastError as error:  # The release is signed and will be announced all the same.
-        click.echo(f"warning: the release is published, but `fleetcast watch` will not show it: {error}", err=True)
-    store.close()
+        try:
+            store.add_event("release", f"{model}@{version} was published", {"model": model, "version": version})
+        except FleetcastError as error:  # The release is signed and will be announced all the same.
+            click.echo(f"warning: the release is published, but `fleetcast watch` will not show it: {error}", err=True)
+        store.close()
     return built
 
 

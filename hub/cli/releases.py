@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from fleetcast import interrupts
 from fleetcast.cli.listing_group import ListingGroup
 from fleetcast.counted import counted, verb
 from hub.cli.options import (
@@ -112,7 +113,7 @@ def remove(ctx: click.Context, release: str, force: bool, yes: bool, directory: 
     )
     confirm(f"Remove {release} for good?{kept}", yes=yes or is_left, folder=directory)
     secret = b"" if is_left else passphrase(passphrase_file)  # asked for before others have to wait
-    with blocks.removing():
+    with blocks.removing(), interrupts.held():
         staying = {key: one for key, one in manifests(repository).items() if key != digest}
         own = own_payloads([codec.decode(Manifest, document)], staying, blocks)
         if not is_left:

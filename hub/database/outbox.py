@@ -130,10 +130,12 @@ class Outbox:
             if text:
                 self._event(db, text, body or {})
 
-    def give_up(self, name: str, numbers: Sequence[int], *, text: str, body: Mapping[str, Any]) -> None:
-        """Mark as given up, with an event: the receiver will not get them."""
+    def give_up(self, name: str, numbers: Sequence[int], *, text: str, body: Mapping[str, Any], error: str = "") -> None:
+        """Mark as given up, with an event: the receiver will not get them. `error` takes the place of the last one."""
         with self._database.write() as db:
             self._end(db, name, numbers, delivered=False)
+            if error:
+                db.execute(update(receivers).where(receivers.c.name == name).values(error=error[:ERROR_CHARACTERS_MAX]))
             self._event(db, text, body)
 
     def receivers(self) -> list[Receiver]:

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -57,6 +57,7 @@ class Batch:
 
     def commit(self) -> None:
         """Move every payload to its place. If the disk fails halfway, the payloads that were moved are whole and stay."""
+        self._store.committing()
         with _disk(self._store.directory):
             places = {self._folder / digest.hex(): self._store.path(digest) for digest in self._bytes_by_digest}
             shards = {place.parent for place in places.values()}
@@ -71,8 +72,9 @@ class Batch:
 class BlockStore:
     """Read and add payloads in one folder, which any number of processes may share."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, *, committing: Callable[[], object] = lambda: None) -> None:
+        """Open a folder; `committing` is called before a batch becomes visible."""
+        self.directory, self.committing = directory, committing
 
     def has(self, digest: bytes) -> bool:
         """Return whether a payload is here; `read` checks whether it is undamaged."""

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from pydantic import ValidationError
 
-from fleetcast import disk_room
+from fleetcast import disk_room, interrupts
 from hub.core.publish.check_rules import DeviceProfile, LimitedBy
 from hub.publish.memory_limit import inside, memory_cgroup
 from schemas.errors import Code
@@ -104,12 +104,13 @@ def proof_of(words: list[str], seconds_max: float) -> Proof:
     """
     environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
     with ExitStack() as stack:
-        process = stack.enter_context(
-            subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, start_new_session=True
+        with interrupts.held():  # A prover that was started is one that is ended.
+            process = stack.enter_context(
+                subprocess.Popen(
+                    words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, start_new_session=True
+                )
             )
-        )
-        stack.callback(_end, process)  # This also runs after Ctrl-C.
+            stack.callback(_end, process)  # This also runs after Ctrl-C.
         try:
             output, complaint = process.communicate(timeout=seconds_max)
         except subprocess.TimeoutExpired:

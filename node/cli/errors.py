@@ -18,14 +18,14 @@ class Exit(IntEnum):
     UNREACHABLE = 4  # The broker, or the node's own database, does not answer.
     KEY = 5  # A key cannot be read.
     RUNNING = 6  # Another agent runs on the data folder.
-    DISK_FULL = 7  # The disk is full.
+    DISK_FULL = 7  # The disk is full, or the one that the output goes to.
     PORT_IN_USE = 8  # The local port is in use.
     STORE_DAMAGED = 9  # The node's database was found damaged while the agent ran. The next start sets it aside.
     NOT_RUNNING = 11  # `status`: the node does not run.
     NOT_SERVING = 12  # `status`: the node runs, and does not serve.
     BUG = 70  # A bug in fleetcast. The message names the file with the details, or they are in the journal.
-    INTERRUPTED = 130  # Interrupted by Ctrl-C.
-    PIPE = 141  # The reader of the output has ended, such as `head`.
+    INTERRUPTED = 130  # Interrupted by Ctrl-C. What belongs together is done whole, or not at all.
+    PIPE = 141  # The reader of the output has ended, such as `head`, or the output is closed.
 
 
 _BY_CODE = {

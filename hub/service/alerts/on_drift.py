@@ -134,7 +134,10 @@ class OnDriftHook:
             "not_started": f"could not be started: {outcome.tail}",
         }[outcome.how]
         text = f"{self.receiver}: drift of {evidence.model}: {self._hook.command[0]} {summary}"
-        self._outbox.done(self.receiver, _numbers(members), text=text, body=body)
+        if outcome.how == "ended" and outcome.exit_code == 0:
+            self._outbox.done(self.receiver, _numbers(members), text=text, body=body)
+        else:
+            self._outbox.give_up(self.receiver, _numbers(members), text=text, body=body, error=f"{self._hook.command[0]} {summary}")
 
     def _write(self, evidence: DriftEvidence) -> Path:
         """Write the evidence as a file, whole or not at all; the oldest of many are removed."""

@@ -127,6 +127,34 @@ def test_how_a_program_ended_and_what_it_said_last_is_an_event_and_it_is_not_run
     assert event.body["cohorts"] == ["nyc"]
 
 
+@pytest.mark.parametrize(
+    ("program", "seconds", "delivered", "error"),
+    [
+        ("pass", 60.0, 1, ""),
+        ("import sys; sys.exit(3)", 60.0, 0, "ended with 3"),
+        ("import os; os.kill(os.getpid(), 9)", 60.0, 0, "ended with -9"),
+        ("import time; time.sleep(600)", 0.5, 0, "was ended after 0.5 s"),
+        (None, 60.0, 0, "could not be started"),
+    ],
+    ids=["ended with 0", "ended with 3", "killed", "timed out", "not started"],
+)
+def test_only_a_run_that_ended_with_0_counts_as_delivered(
+    program: str | None, seconds: float, delivered: int, error: str, tmp_path: Path
+) -> None:
+    site = Site(tmp_path / "fleet", program or "pass")
+    command = site.settings.command if program is not None else ("/no/such/program",)
+    site.settings = site.settings.model_copy(update={"command": command, "timeout_seconds": seconds})
+    site.start()
+    site.drift("nyc")
+    site.hook.turn()
+    site.hook.turn()
+
+    (row,) = site.outbox.receivers()
+    assert (row.delivered, row.given_up, row.waiting) == (delivered, 1 - delivered, 0)
+    assert (error in row.error) if error else row.error == ""
+    assert len(site.events()) == 1
+
+
 def test_a_program_that_takes_too_long_is_ended_with_all_its_children(tmp_path: Path) -> None:
     parent = "import subprocess,time; child = subprocess.Popen(['sleep', '600']); "
     parent += f"open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid)); time.sleep(600)"
