@@ -25,6 +25,7 @@ from schemas.bundle import ManifestBytes, ModelBundle, TrustBundle, TrustRoles, 
 from schemas.deployments import Envelope, signed_bytes
 from schemas.device_settings import DeviceSettings
 from schemas.errors import Refused, Unreachable
+from schemas.limits import DEPLOYMENTS_BYTES_MAX
 from schemas.names import sha256
 from tests.fuzz.mutations import Msgpack
 from tests.fuzz.target import Target
@@ -159,7 +160,7 @@ def _timestamp(data: bytes) -> None:
 def _envelope(data: bytes) -> None:
     """Deployments and settings as the rollouts key signs them: whatever the payload."""
     purpose = "deployments" if data[:1] != b"\1" else "settings"
-    key, payload = fleet().keys["rollouts"], data[1:]
+    key, payload = fleet().keys["rollouts"], data[1 : DEPLOYMENTS_BYTES_MAX + 1]
     envelope = Envelope(
         key=bytes.fromhex(key.public_key.keyid),
         signature=bytes.fromhex(key.sign(signed_bytes(purpose, payload)).signature),  # type: ignore[arg-type]
