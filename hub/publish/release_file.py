@@ -337,8 +337,11 @@ def _sentence(source: _Source, error: ValidationError) -> Refused:
     errors = error.errors(include_url=False)
     # A mistyped key is named first, before the key that is missing because of it.
     first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
-    place = tuple(part for part in first["loc"] if not (isinstance(part, str) and ("-" in part or "[" in part or part in _BRANCHES)))
-    if first["type"] == "extra_forbidden":
+    is_mistyped = first["type"] == "extra_forbidden"
+    named = first["loc"][-1:] if is_mistyped else ()  # It is the file's own, whatever it looks like.
+    within = first["loc"][:-1] if is_mistyped else first["loc"]
+    place = (*(part for part in within if not (isinstance(part, str) and ("-" in part or "[" in part or part in _BRANCHES))), *named)
+    if is_mistyped:
         fields = list(_model_at(first["loc"][:-1]).model_fields)
         meant = get_close_matches(str(place[-1]), fields, n=1)
         return mismatch(

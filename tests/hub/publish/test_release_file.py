@@ -183,3 +183,15 @@ def test_every_name_that_says_how_is_documented() -> None:
     page = (Path(__file__).parents[3] / "docs" / "releases.md").read_text()
 
     assert all(f"`{name}`" in page for name in NAMED)
+
+
+@pytest.mark.parametrize(("line", "named"), [("model-name", "model-name"), ('"a[b"', "a[b"), ("float", "float"), ("n-", "n-")])
+def test_an_unknown_key_is_named_whatever_it_looks_like(tmp_path: Path, line: str, named: str) -> None:
+    path = tmp_path / "release.toml"
+    path.write_text(f"{BASE}{line} = 1\n")
+
+    with pytest.raises(Refused) as told:
+        read_release(path, {})
+
+    assert told.value.code is Code.SETTINGS_INVALID
+    assert f"found {named}" in told.value.reason or named in told.value.reason.rpartition(":")[2]
