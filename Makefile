@@ -151,9 +151,9 @@ generate: $(STAMP)  ## write what is generated: access lists, AsyncAPI, JSON Sch
 lock: $(STAMP)  ## compile requirements/*.txt anew from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/$(LOCK) --extra node --output-file requirements/node.txt
-	$(BIN)/$(LOCK) --extra hub --output-file requirements/hub.txt
-	$(BIN)/$(LOCK) --extra node --extra hub --extra test --extra check --output-file requirements/dev.txt
-	$(BIN)/$(LOCK) --extra node --extra hub --extra test --constraint requirements/dev.txt --output-file requirements/test.txt
+	$(BIN)/$(LOCK) --extra hub --extra web --output-file requirements/hub.txt
+	$(BIN)/$(LOCK) --extra node --extra hub --extra web --extra test --extra check --output-file requirements/dev.txt
+	$(BIN)/$(LOCK) --extra node --extra hub --extra web --extra test --constraint requirements/dev.txt --output-file requirements/test.txt
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	  requirements/peers.in --output-file requirements/peers.txt
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \

@@ -148,6 +148,7 @@ class Service:
             self._broker = OwnBroker(directory / "broker", port=settings.broker_port, notes=self._notes, monotonic=monotonic)
         self._link = HubLink(self.broker_url, fleet=settings.fleet, inbox=self._inbox, tls=settings.tls, make_client=make_client)
         self._online = self._ever_online = False
+        self.web_url: str | None = None  # Address of the API, where one runs beside this.
         self._packet_bytes_max = PACKET_BYTES_MAX
         self._again, self._rival_reported_at = Reconnection(RETRY), float("-inf")
         self._looked_at = float("-inf")
@@ -596,5 +597,6 @@ class Service:
             "packet_bytes_max": self._packet_bytes_max,
             "enrolment_port": self._enrolling.port,
             "metrics_port": self._metrics.port,
+            "web_url": self.web_url,
         }
         durable.write(self._directory / READY_NAME, json.dumps(facts).encode(), synced=False)  # a hub that a power cut ended is not ready
