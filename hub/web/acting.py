@@ -337,7 +337,8 @@ def _without_none(one: BaseModel) -> dict[str, Any]:
 
 def _changes(wish: asked.ChangeSettings) -> dict[str, Any]:
     budgets = {link: _without_none(one) for link, one in wish.budgets.items()}
-    return _given({**wish.model_dump(mode="json"), "budgets": budgets})
+    found = {**wish.model_dump(mode="json"), "budgets": budgets, "breaking": wish.breaking or None}
+    return {name: value for name, value in found.items() if value is not None and value not in ([], {})}
 
 
 def _settings(fleet: OpenedFleet, given: Mapping[str, Any]) -> tuple[str, SetNodeSettings, Sequence[str], Sequence[str]]:

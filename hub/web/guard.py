@@ -69,7 +69,8 @@ class Door:
             raise Refusal(Refused(Code.REQUEST_CROWDED, reason), headers={"retry-after": str(int(wait) + 1)})
         token = await run_in_threadpool(api_tokens.find, self.fleet, text) if text else None
         if token is None:
-            self.failures.failed(origin, self.monotonic())
+            if text:  # Without one nothing was guessed.
+                self.failures.failed(origin, self.monotonic())
             self.known.pop(key, None)
             reason = "the token is unknown, expired or revoked" if text else "the request has no token"
             raise Refusal(Refused(Code.REQUEST_TOKEN, reason), headers={"www-authenticate": 'Bearer realm="fleetcast"'})
