@@ -42,6 +42,10 @@ SEEDS ?= 0-9999
 soak-sim: $(STAMP)  ## a whole fleet in one process, mistreated as each seed says; SEEDS=a-b for others; writes bench/results.json
 	$(BIN)/python -m tests.simulation.whole_fleet $(SEEDS) --shrink --write
 
+.PHONY: test-api
+test-api: $(STAMP)  ## schemathesis over every operation of a hub's API, by a seed; writes bench/results.json; minutes
+	$(BIN)/python -m tests.hub.web.fuzz --write
+
 .PHONY: test-corpus
 test-corpus: $(STAMP)  ## the onnx package's backend tests, published, proved and asked over HTTP; writes bench/results.json; 10 minutes
 	$(BIN)/python -m tests.corpus --write

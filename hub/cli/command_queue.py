@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,11 +49,17 @@ def _likely(directory: Path) -> str:
     )
 
 
-def report(prepared: "Prepared") -> None:
+def notice(sentences: Sequence[str]) -> None:
     """Print what an operator is to know besides the answer."""
-    for kind, sentences in (("warning", prepared.warnings), ("note", prepared.notes)):
-        for sentence in sentences:
-            click.echo(f"{kind}: {plain(sentence)}", err=True)
+    for sentence in sentences:
+        click.echo(f"note: {plain(sentence)}", err=True)
+
+
+def report(prepared: "Prepared") -> None:
+    """Print what was found when a command was checked."""
+    for sentence in prepared.warnings:
+        click.echo(f"warning: {plain(sentence)}", err=True)
+    notice(prepared.notes)
 
 
 def ask(directory: Path, model: str, command: commands.Command, *, as_json: bool, deadline: float | None = None) -> None:

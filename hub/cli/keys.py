@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import click
 
+from hub.cli.command_queue import notice
 from hub.cli.enroll import reload_option, revoke_enrolled
 from hub.cli.errors import Ended, Exit
 from hub.cli.key_ceremony import ceremony
@@ -13,7 +14,6 @@ from hub.cli.key_files import Passphrases, key_passphrases_option, name_remote_k
 from hub.cli.key_rotation import carried_out, rotate, signs_change
 from hub.cli.options import changes_fleet, check_model, dir_option, json_option, passphrase_option, show, show_one, split
 from hub.core.publish.metadata_expiry import renewal
-from hub.operations.deployed import notice
 from hub.settings import load
 from hub.signing.key_changes import Change, KeyChanges, RoleKeys
 from hub.signing.key_places import PUBLIC, SUFFIXES, present, root_stems, stem_of, waiting

@@ -76,7 +76,8 @@ class EventFeed:
             while at is not None and (page := await run_in_threadpool(self._store.events, at, PAGE)):
                 at = page[-1].id
                 client.sent = at
-                yield b"".join(map(_encoded, page))
+                for earlier in page:  # One by one, so that no more than one waits for a client that reads slowly.
+                    yield _encoded(earlier)
             while asyncio.get_running_loop().time() < until:
                 try:
                     event = await asyncio.wait_for(client.queue.get(), BEAT_SECONDS)

@@ -35,7 +35,7 @@ class SetNodeSettings(Fact):
     display_name: Annotated[str, Field(max_length=64)] | None = None
     budgets: Annotated[dict[Label, LinkBudget], Field(max_length=len(LINKS), default_factory=dict)]
     unset: Annotated[tuple[Annotated[str, Field(max_length=80)], ...], Field(max_length=UNSET_MAX)] = ()
-    if_serial: Annotated[int, Field(ge=0)] | None = None  # Of one node: serial of the settings that the asker has seen.
+    if_serial: Annotated[int, Field(ge=0)] | None = None  # Serial of the one node's settings that the asker has seen.
     breaking: bool = False  # Set labels although programs would not work with the release that their node then gets.
 
     @property

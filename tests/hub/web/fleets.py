@@ -32,6 +32,7 @@ class Asked:
     fleet: OpenedFleet
     tokens: dict[str, str]
     client: Any = None
+    server: Any = None
 
     def ask(self, method: str, path: str, role: str | None = "admin", **more: Any) -> httpx.Response:
         headers = {**({"authorization": f"Bearer {self.tokens[role]}"} if role else {}), **more.pop("headers", {})}
