@@ -16,7 +16,7 @@ from hub.operations.snapshot import Snapshots
 from hub.web import acting, problems, reading
 from hub.web.event_stream import EventFeed, EventStream
 from hub.web.guard import Door, HostCheck, guarded
-from hub.web.roles import ROUTES
+from hub.web.roles import ROUTES, methods_of
 
 PREFIX: Final = "/api/v1"
 AT_ONCE_MAX: Final = 4  # Threads that read and write for requests, so that many requests do not take the hub's processor from it.
@@ -50,7 +50,7 @@ def api(door: Door) -> FastAPI:
     route_class = guarded(door, ROUTES, PREFIX)
     for one in (reading.router(route_class, Snapshots(door.monotonic)), acting.router(route_class), _own(app, door, route_class)):
         _mount(app, one, route_class)
-    problems.install(app)
+    problems.install(app, lambda path: methods_of(path.removeprefix(PREFIX)))
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     return app
 

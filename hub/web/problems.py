@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -102,8 +102,8 @@ def of_refused(refused: Refused) -> Response:
     return answer(refused.code, refused.reason)
 
 
-def install(app: FastAPI) -> None:
-    """Have every error of the application answered so."""
+def install(app: FastAPI, methods: Callable[[str], Sequence[str]]) -> None:
+    """Have every error of the application answered so; `methods` are those that a path takes."""
 
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, Refused)  # noqa: S101  # it is registered for it
@@ -127,7 +127,8 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)  # noqa: S101
         text = {404: "there is no such resource", 405: f"{request.method} is not allowed here"}.get(error.status_code, str(error.detail))
         code = Code.REQUEST_UNKNOWN if error.status_code in {404, 405} else Code.REQUEST_INVALID
-        return answer(code, text, status=error.status_code, headers=error.headers)
+        headers = {"allow": ", ".join(methods(request.url.path))} if error.status_code == 405 else None
+        return answer(code, text, status=error.status_code, headers=headers)
 
     async def crashed(request: Request, error: Exception) -> Response:
         reference = secrets.token_hex(4)

@@ -1,5 +1,6 @@
 """List which role each route of the API needs: the one table of it. A route that is not in it does not exist."""
 
+import re
 from typing import Final, Literal
 
 from hub.operations.api_tokens import Role
@@ -52,6 +53,14 @@ ROUTES: Final[dict[tuple[str, str], Right]] = {
     ("POST", "/tokens"): "admin",
     ("DELETE", "/tokens/{token}"): "admin",
 }
+
+
+_PATTERNS: Final = {template: re.compile(re.sub(r"{\w+}", "[^/]+", template)) for _, template in ROUTES}
+
+
+def methods_of(path: str) -> list[str]:
+    """Return the methods that a resource takes."""
+    return sorted({method for (method, template) in ROUTES if _PATTERNS[template].fullmatch(path)})
 
 
 def may(role: str, right: Right) -> bool:
