@@ -2,12 +2,20 @@
 
 import json
 import socket
+import ssl
 import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from sqlalchemy import insert
 
 from hub.database import tables
@@ -18,7 +26,7 @@ from tests.hub.web.fleets import API, Asked, copied
 
 
 @pytest.fixture
-def listening(unused: Asked, tmp_path: Path) -> Asked:
+def listening(unused: Asked, tmp_path: Path) -> Iterator[Asked]:
     """The API, served without a hub."""
     asked = copied(unused, tmp_path / "made")
     running = Server(asked.fleet)
@@ -132,3 +140,29 @@ def test_without_the_extra_a_hub_runs_and_says_what_is_missing(
 
     assert Server(unused.fleet).start() is None
     assert "fleetcast[web]" in capsys.readouterr().out
+
+
+def test_with_a_certificate_the_api_speaks_tls_alone(unused: Asked, tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+    certificate, private = tmp_path / "web.crt", tmp_path / "web.key"
+    certificate.write_bytes(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+    )
+    asked = copied(unused, tmp_path / "made")
+    changes = {"web_tls_certificate": str(certificate), "web_tls_key": str(private)}
+    running = Server(replace(asked.fleet, settings=asked.fleet.settings.model_copy(update=changes)))
+    url = running.start() or ""
+    port = urlsplit(url).port
+
+    with httpx.Client(base_url=f"https://localhost:{port}", verify=ssl.create_default_context(cafile=str(certificate))) as client:
+        asked.client = client
+        assert asked.get("/fleet")["fleet"] == "f"
+    with pytest.raises(httpx.HTTPError):
+        httpx.get(f"http://localhost:{port}/api/v1/fleet")
+    assert url.startswith("https://")
+    running.stop()
