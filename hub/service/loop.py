@@ -97,9 +97,7 @@ AT_ONCE = {
 LANE_SECONDS = 0.08  # each lane's share of a turn: a flood in one must neither keep the others from theirs nor operators from an answer
 GATHER_SECONDS = 0.02  # windows wait this long for more: what they cost is the sync of the disk, and nothing waits for them
 LOOK_SECONDS = 0.5  # between two looks at what publishers and operators have written
-SETTLE_SECONDS = (
-    1.0  # the share of a turn for testing intervals: after days without a hub there are thousands, and an operator is not to wait
-)
+SETTLE_SECONDS = 1.0  # a turn's share for testing intervals: after days without a hub there are thousands, and an operator is not to wait
 FILE_SECONDS = 3.0  # between two looks whether the database is still the file that was opened
 RETRY = Backoff(0.2, 30.0)
 RIVAL_SECONDS = 6 * 3600.0  # between two alerts about a second hub

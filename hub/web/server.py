@@ -61,7 +61,8 @@ class Server:
         if not settings.web_listen:
             return None
         if find_spec("fastapi") is None:
-            log.warning("api.not_installed", reason=f"the API needs FastAPI, which the extra {EXTRA} brings; web_listen = \"\" turns it off")
+            reason = f"the API needs FastAPI, which the extra {EXTRA} brings; an empty web_listen turns it off"
+            log.warning("api.not_installed", reason=reason)
             return None
         context = _context(settings.web_tls_certificate, settings.web_tls_key)
         host, _, port = settings.web_listen.rpartition(":")
