@@ -42,6 +42,10 @@ SEEDS ?= 0-9999
 soak-sim: $(STAMP)  ## a whole fleet in one process, mistreated as each seed says; SEEDS=a-b for others; writes bench/results.json
 	$(BIN)/python -m tests.simulation.whole_fleet $(SEEDS) --shrink --write
 
+.PHONY: test-api
+test-api: $(STAMP)  ## schemathesis over every operation of a hub's API, by a seed; writes bench/results.json; minutes
+	$(BIN)/python -m tests.hub.web.fuzz --write
+
 .PHONY: test-corpus
 test-corpus: $(STAMP)  ## the onnx package's backend tests, published, proved and asked over HTTP; writes bench/results.json; 10 minutes
 	$(BIN)/python -m tests.corpus --write
@@ -151,9 +155,9 @@ generate: $(STAMP)  ## write what is generated: access lists, AsyncAPI, JSON Sch
 lock: $(STAMP)  ## compile requirements/*.txt anew from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/$(LOCK) --extra node --output-file requirements/node.txt
-	$(BIN)/$(LOCK) --extra hub --output-file requirements/hub.txt
-	$(BIN)/$(LOCK) --extra node --extra hub --extra test --extra check --output-file requirements/dev.txt
-	$(BIN)/$(LOCK) --extra node --extra hub --extra test --constraint requirements/dev.txt --output-file requirements/test.txt
+	$(BIN)/$(LOCK) --extra hub --extra web --output-file requirements/hub.txt
+	$(BIN)/$(LOCK) --extra node --extra hub --extra web --extra test --extra check --output-file requirements/dev.txt
+	$(BIN)/$(LOCK) --extra node --extra hub --extra web --extra test --constraint requirements/dev.txt --output-file requirements/test.txt
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	  requirements/peers.in --output-file requirements/peers.txt
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \

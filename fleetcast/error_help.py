@@ -151,6 +151,30 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "a local request may come from a web page of another site, by its Host or Origin",
         "if it is legitimate, add the name to `allowed_hosts`, or the page's origin to `allowed_origins`",
     ),
+    Code.REQUEST_TOKEN: (
+        "a request to the hub's API has no token, or one that is unknown, expired or revoked",
+        "send Authorization: Bearer TOKEN; `fleetcast tokens make` makes a token, `fleetcast tokens list` shows which are good",
+    ),
+    Code.REQUEST_ROLE: (
+        "the role of a token does not allow what was asked of the hub's API",
+        "ask somebody whose token has the role that the message names, or have `fleetcast tokens make` make one",
+    ),
+    Code.REQUEST_UNKNOWN: (
+        "the hub's API has no such resource, or it does not take this method",
+        "compare the address with docs/api.md, or with the list from which it came",
+    ),
+    Code.REQUEST_STALE: (
+        "what was to be changed has changed since it was looked at",
+        "read it again, and repeat the request with its new ETag if it still holds",
+    ),
+    Code.REQUEST_REPEATED: (
+        "an Idempotency-Key was used again for another request",
+        "use a new key for a new request, and the same one only to repeat a request",
+    ),
+    Code.REQUEST_CROWDED: (
+        "too many requests with bad tokens came from this address, or too many event streams are open",
+        "wait as long as Retry-After says",
+    ),
     Code.REQUEST_CONTENT_TYPE: (
         "a local request's body has a type that a form of any web page can send",
         "send it as application/json, or as application/octet-stream if it is binary",

@@ -1,6 +1,7 @@
 """Hold the settings of a hub: its fleet, its broker, and its limits. They are read once, at start."""
 
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
@@ -43,6 +44,12 @@ class HubSettings(FileSettings):
     node_broker_url: str = ""  # Broker URL that enrolled nodes receive. Empty means `broker_url`.
     certificate_days: Annotated[float, Field(gt=0, le=3650)] = 90.0  # Lifetime of a node's certificate. The node renews it at half of that.
     way_back_days: Annotated[float, Field(ge=0, le=3650)] = 400.0  # A device may renew its certificate for this long after it expired.
+
+    # Address of the API, `/api/v1`. Port 0 picks a free one and keeps it in the fleet's folder. Empty disables it.
+    web_listen: str = "127.0.0.1:0"
+    web_hosts: tuple[str, ...] = ()  # Further names under which the API is reached. Requests under another name are refused.
+    web_tls_certificate: str = ""  # Certificate of the API: a PEM file. Without it, `web_listen` must be an address of loopback.
+    web_tls_key: str = ""  # The private key of `web_tls_certificate`: a PEM file.
 
     # SQLAlchemy URL of the database, such as postgresql+psycopg://host/name. Empty means `hub.sqlite` in the fleet's folder.
     database_url: str = ""
@@ -129,6 +136,19 @@ class HubSettings(FileSettings):
         return self
 
     @model_validator(mode="after")
+    def _web_is_private(self) -> Self:
+        if bool(self.web_tls_certificate) != bool(self.web_tls_key):
+            raise ValueError("web_tls_certificate and web_tls_key go together")
+        if self.web_listen:
+            host, _, port = self.web_listen.rpartition(":")
+            if not port.isdigit() or int(port) > 65535:
+                raise ValueError(f"web_listen {self.web_listen!r} must look like 127.0.0.1:8440")
+            if not self.web_tls_certificate and not is_loopback(host):
+                reason = "tokens would be readable on the network: give web_tls_certificate and web_tls_key, or listen on 127.0.0.1"
+                raise ValueError(f"web_listen {self.web_listen!r} needs TLS: {reason}")
+        return self
+
+    @model_validator(mode="after")
     def _receivers_differ(self) -> Self:
         names = [one.receiver for one in self.webhooks] + [one.receiver for one in self.on_drift]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -144,6 +164,14 @@ class HubSettings(FileSettings):
         return TlsFiles(self.tls_ca, self.tls_certificate, self.tls_key) if self.tls_ca else None
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches a host."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def load(directory: Path) -> HubSettings:
     """Return the settings of a fleet's folder; relative paths in them are relative to it.
 
@@ -153,7 +181,7 @@ def load(directory: Path) -> HubSettings:
     path = directory / SETTINGS_NAME
     with settings_errors(path):
         fields = fields_of(path)
-        for name in ("tls_ca", "tls_certificate", "tls_key"):
+        for name in ("tls_ca", "tls_certificate", "tls_key", "web_tls_certificate", "web_tls_key"):
             if fields.get(name):
                 fields[name] = str(directory / fields[name])
         for one in (*_tables(fields, "webhooks"), *_tables(fields, "on_drift")):

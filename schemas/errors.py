@@ -68,6 +68,12 @@ class Code(StrEnum):
     REQUEST_INVALID = "request.invalid"
     REQUEST_FOREIGN = "request.foreign"
     REQUEST_CONTENT_TYPE = "request.content_type"
+    REQUEST_TOKEN = "request.token"  # noqa: S105  # a code, not a secret
+    REQUEST_ROLE = "request.role"
+    REQUEST_UNKNOWN = "request.unknown"
+    REQUEST_STALE = "request.stale"
+    REQUEST_REPEATED = "request.repeated"
+    REQUEST_CROWDED = "request.crowded"
     REFERENCE_INVALID = "reference.invalid"
     GOLDEN_INVALID = "golden.invalid"
     KEY_UNREADABLE = "key.unreadable"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fleetcast.error_help import MEANINGS
+from hub.web import application
 from schemas import limits, topics
 from schemas.analytics_messages import Alert, Drift, DriftEvidence, Found, MergedWindow
 from schemas.block_request import Want
@@ -77,6 +78,7 @@ def outputs() -> dict[str, str]:
     found = {f"schemas/json/{kind.schema_name}.json": _json(json_schema(kind)) for kind in EXAMPLE_OF}
     found["schemas/asyncapi.yaml"] = _yaml(asyncapi())
     found["node/serving/openapi.json"] = _json(openapi.document())
+    found["hub/web/openapi.json"] = _json(application.described())
     found["broker-config/acl"] = topics.access_list(FLEET)
     found["broker-config/acl-consumers"] = topics.consumer_access_list(FLEET)
     found["docs/protocol.md"] = protocol_page()

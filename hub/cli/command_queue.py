@@ -2,12 +2,13 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from fleetcast.cli.terminal_text import plain
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import hub_runs, open_store
 from hub.core.rollouts import commands
@@ -16,6 +17,7 @@ from schemas.errors import Code, Refused
 if TYPE_CHECKING:
     from hub.database.node_commands import NodeCommand
     from hub.database.rows import CommandRow
+    from hub.operations.rollouts import Prepared
 
 ANSWER_SECONDS = 15.0  # How long a running hub may take to obey.
 LOOK_SECONDS = 0.3
@@ -45,6 +47,19 @@ def _likely(directory: Path) -> str:
         ". The hub that runs here did not take it up: it is busy, or uses another database than this command (was its file replaced?)."
         " Its log says more, and a restart of the hub does no harm"
     )
+
+
+def notice(sentences: Sequence[str]) -> None:
+    """Print what an operator is to know besides the answer."""
+    for sentence in sentences:
+        click.echo(f"note: {plain(sentence)}", err=True)
+
+
+def report(prepared: "Prepared") -> None:
+    """Print what was found when a command was checked."""
+    for sentence in prepared.warnings:
+        click.echo(f"warning: {plain(sentence)}", err=True)
+    notice(prepared.notes)
 
 
 def ask(directory: Path, model: str, command: commands.Command, *, as_json: bool, deadline: float | None = None) -> None:

@@ -31,6 +31,7 @@ VERBS = {
     "renew": Verb("renew:renew", "Sign delegations and releases again before they expire."),
     "rollout": Verb("rollout:rollout", "Choose which nodes run which release."),
     "simulate": Verb("command:simulate", "Simulate a rollout over a fleet, before it begins.", package="simulation"),
+    "tokens": Verb("tokens:tokens", "Make, list and revoke tokens for the hub's API."),
     "watch": Verb("watch:watch", "Follow events: receipts, rollouts, drift, alerts, refusals."),
 }
 

@@ -6,18 +6,14 @@ from typing import Any
 
 import click
 
-from hub.cli.command_queue import ask
-from hub.cli.deployed import check_minimum, check_moves, facts_of, look_at_checks, model_of, notice, release_of, states_of
-from hub.cli.options import changes_fleet, check_model, dir_option, json_option, open_store, show
-from hub.core.rollouts import commands, deployments
-from hub.core.rollouts.moves import runs
-from hub.core.rollouts.rollout import Place
-from hub.core.rollouts.tally import decided
-from hub.signing.tuf_repository import Repository
-from schemas import codec
+from hub.cli.command_queue import ask, report
+from hub.cli.options import changes_fleet, dir_option, json_option, opened, show
+from hub.core.rollouts import commands
+from hub.operations import rollouts
+from hub.operations.deployed import facts_of, model_of, states_of
+from hub.operations.opened_fleet import check_model
+from hub.operations.rollout_rows import deployment_rows
 from schemas.deployments import PRIORITY_MAX
-from schemas.selectors import NodeFacts, matches, text_of
-from schemas.state import State
 
 
 @click.group()
@@ -51,35 +47,16 @@ def list_(model: str | None, directory: Path, as_json: bool) -> None:
       fleetcast deploy list
       fleetcast deploy list delay --json
     """
-    repository = Repository(directory / "trust")
+    fleet = opened(directory)
     if model is not None:
-        check_model(repository, model)
-    nodes = facts_of(_states(directory))
-    rows = [row for name in repository.models() if model in {None, name} for row in _rows(repository, name, nodes)]
+        check_model(fleet.repository, model)
+    nodes = facts_of(states_of(fleet.store.counted_nodes()))
+    names = [name for name in fleet.repository.models() if model in {None, name}]
+    rows = [row for name in names for row in deployment_rows(model_of(fleet.repository, name), nodes)]
+    fleet.store.close()
     flat = [{**row, "state": f"rolled_back from {row['release']}" if row["state"] == "rolled_back" else row["state"]} for row in rows]
     columns = ["model", "deployment", "priority", "where", "runs", "state", "matched", "decided"]
     show(rows if as_json else flat, columns, as_json=as_json, empty="There is no deployment.")
-
-
-def _rows(repository: Repository, name: str, nodes: list[NodeFacts]) -> list[dict[str, Any]]:
-    model = model_of(repository, name)
-    by_name = decided(model.deployments, nodes)
-    return [
-        {
-            "model": name,
-            "deployment": one.name,
-            "priority": one.priority,
-            "where": text_of(one.selector),
-            "release": one.release.version,
-            "runs": target.version if (target := runs(one)) is not None else None,
-            "fallback": one.fallback.version if one.fallback is not None else None,
-            "state": one.state,
-            "percent": one.percent,
-            "matched": sum(matches(one.selector, node) for node in nodes),
-            "decided": len(by_name[one.name]),
-        }
-        for one in model.deployments
-    ]
 
 
 @deploy.command(name="set")
@@ -107,25 +84,11 @@ def set_(model: str, name: str, directory: Path, as_json: bool, **said: Any) -> 
         --priority 100 --release 1.3.2
       fleetcast deploy set delay hold-jfk-2 --priority 200
     """
-    repository = Repository(directory / "trust")
-    check_model(repository, model)
     given = {key: value for key, value in said.items() if value not in {None, False}}
     wish = commands.read_as(commands.SetDeployment, json.dumps({"name": name, **given}))
-    release, manifest = release_of(repository, model, wish.release) if wish.release is not None else (None, None)
-    present, states = model_of(repository, model), _states(directory)
-    nodes = facts_of(states)
-    # What the hub would refuse is refused now: it may not run before next week.
-    progress = deployments.pinned(present, wish, release, nodes=nodes, rollout=bytes(16), now=0)
-    after = present.with_rollout(progress)
-    codec.encode(after.statement(expires=0))
-    check_moves(repository, present, after, states, breaking=wish.breaking)
-    if release is not None and manifest is not None:
-        check_minimum(repository, model, release.version)
-        look_at_checks(directory, release, manifest, required=False)
-    one = progress.deployment
-    place = Place(one.name, one.selector, one.priority)
-    notice(deployments.change_of_hands(present, place, nodes))
-    notice(deployments.ties(present, one.name, one.selector, one.priority))
+    fleet = opened(directory)
+    report(rollouts.set_deployment(fleet, model, wish))
+    fleet.store.close()
     ask(directory, model, wish, as_json=as_json)
 
 
@@ -147,18 +110,8 @@ def remove(model: str, name: str, breaking: bool, directory: Path, as_json: bool
     Example:
       fleetcast deploy remove delay hold-jfk-2
     """
-    repository = Repository(directory / "trust")
-    check_model(repository, model)
     wish = commands.read_as(commands.RemoveDeployment, json.dumps({"name": name, **({"breaking": True} if breaking else {})}))
-    present, states = model_of(repository, model), _states(directory)
-    check_moves(repository, present, deployments.removed(present, wish), states, breaking=wish.breaking)
-    notice(deployments.followers(present, name, facts_of(states)))
+    fleet = opened(directory)
+    report(rollouts.remove_deployment(fleet, model, wish))
+    fleet.store.close()
     ask(directory, model, wish, as_json=as_json)
-
-
-def _states(directory: Path) -> list[State]:
-    store = open_store(directory)
-    try:
-        return states_of(store.counted_nodes())
-    finally:
-        store.close()

@@ -1,6 +1,6 @@
 """What `fleetcast drift explain` shows: the counts of a stream beside its reference, and its tests over time. Prints and draws nothing."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from fleetcast.counted import counted
@@ -14,6 +14,7 @@ from hub.core.drift.stream_alarms import part_of
 from hub.core.rollouts import active_alarms
 from hub.database.drift_queries import Asked, Findings, Key
 from hub.database.rows import IntervalRow, StreamRow
+from hub.operations.drift_rows import known_streams
 from hub.service.rollouts.release_lookup import Releases
 from hub.service.telemetry import redaction
 from schemas.analytics_messages import Drift, MergedWindow, SignalDrift
@@ -131,15 +132,6 @@ def story_of(findings: Findings, releases: Releases, question: Question, *, coho
             for name in chosen
         ),
     )
-
-
-def known_streams(findings: Findings, releases: Releases, model: str | None, cohort: str | None) -> Iterator[tuple[StreamRow, Manifest]]:
-    """Yield the streams that were tested or heard, each with its release; those of another hub's time are left out."""
-    for stream in [*findings.streams(model, cohort), *findings.begun(model, cohort)]:
-        try:
-            yield stream, releases.of_stream(stream.release)[1]
-        except Refused:
-            continue
 
 
 def _begin(test: Drift, moment: int | None, episode: Episode | None) -> int:

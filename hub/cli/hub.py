@@ -6,8 +6,10 @@ import logging
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import structlog
@@ -17,9 +19,12 @@ from fleetcast.mqtt_connection import BrokerUrl
 from fleetcast.private_files import close_to_others
 from hub.cli.key_files import Passphrases, key_passphrases_option
 from hub.cli.options import passphrase_option
-from hub.settings import load
+from hub.settings import HubSettings, load
 from hub.signing.key_places import ONLINE, present, promote, signer_of, stem_of
 from hub.signing.keys import load_signer
+
+if TYPE_CHECKING:
+    from hub.web.server import Server
 
 LOOK_SECONDS = 0.1
 FOR_EVER_SECONDS = 10 * 365 * 86_400.0
@@ -77,13 +82,29 @@ def serve(
         authority=authority,
         load_key=lambda role, keyids: signer_of(stem_of(directory, role), keyids, opened[role]),
     )
+    web = _web(directory, settings)
+    service.web_url = web.start()
     close_to_others(directory.glob("hub.sqlite*"))  # an earlier version let every user of the machine read them
     ready = directory / READY_NAME
     ready.unlink(missing_ok=True)  # the service holds the folder's lock: whose file this was is gone
     threading.Thread(target=_print_ready, args=(ready, stop, json_logs), daemon=True).start()
     gc.collect()
     gc.freeze()  # what the program is made of stays; searched again at every full collection it costs a fourth of taking windows in
-    service.run(stop)
+    try:
+        service.run(stop)
+    finally:
+        web.stop()
+
+
+def _web(directory: Path, settings: HubSettings) -> "Server":
+    """Return the server of the API, with a connection to the database of its own."""
+    from hub.database.store import Store  # noqa: PLC0415
+    from hub.operations.opened_fleet import OpenedFleet  # noqa: PLC0415
+    from hub.service.loop import database_url  # noqa: PLC0415
+    from hub.signing.tuf_repository import Repository  # noqa: PLC0415
+    from hub.web.server import Server  # noqa: PLC0415
+
+    return Server(OpenedFleet(directory, settings, Store(database_url(directory, settings)), Repository(directory / "trust")))
 
 
 def _print_ready(ready: Path, stop: threading.Event, as_json: bool) -> None:
@@ -91,8 +112,13 @@ def _print_ready(ready: Path, stop: threading.Event, as_json: bool) -> None:
     while not stop.wait(LOOK_SECONDS):
         with suppress(OSError, ValueError):  # not there yet; or nobody reads our stdout
             facts = json.loads(ready.read_text())
-            click.echo(json.dumps({"event": "hub.ready", **facts}) if as_json else f"fleet {facts['fleet']} is at {facts['broker_url']}")
+            click.echo(json.dumps({"event": "hub.ready", **facts}) if as_json else _in_words(facts))
             return
+
+
+def _in_words(facts: Mapping[str, object]) -> str:
+    api = f", its API at {facts['web_url']}/api/v1" if facts.get("web_url") else ""
+    return f"fleet {facts['fleet']} is at {facts['broker_url']}{api}"
 
 
 def _log(as_json: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import click
 
-from hub.cli.deployed import notice
+from hub.cli.command_queue import notice
 from hub.cli.enroll import reload_option, revoke_enrolled
 from hub.cli.errors import Ended, Exit
 from hub.cli.key_ceremony import ceremony

@@ -4,16 +4,27 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import click
 
 from fleetcast import interrupts
 from fleetcast.cli.listing_group import ListingGroup
 from fleetcast.counted import counted, verb
-from hub.cli.options import check_model, dir_option, hub_runs, json_option, open_store, passphrase, passphrase_option, show, show_one
-from hub.cli.releases import nodes_serving, of_group
-from hub.cli.removal import confirm, manifests, own_payloads, present_deployments, yes_option
+from hub.cli.options import (
+    check_model,
+    dir_option,
+    hub_runs,
+    json_option,
+    open_store,
+    opened,
+    passphrase,
+    passphrase_option,
+    show,
+    show_one,
+)
+from hub.cli.releases import of_group
+from hub.cli.removal import confirm, own_payloads, yes_option
+from hub.operations.release_rows import manifests, model_rows, nodes_serving, present_deployments
 from hub.publish.block_store import BlockStore
 from hub.publish.release_blocks import free
 from hub.signing.keys import load_signer
@@ -41,23 +52,8 @@ def models(ctx: click.Context, directory: Path, as_json: bool) -> None:
     if ctx.invoked_subcommand is not None:
         ctx.obj = directory
         return
-    store, repository = open_store(directory), Repository(directory / "trust")
-    serving, known = nodes_serving(store), manifests(repository)
-    rows = [
-        _row(name, repository, sum(serving[digest] for digest, one in known.items() if one.model == name)) for name in repository.models()
-    ]
+    rows = model_rows(opened(directory))
     show(rows, ["model", "releases", "newest", "rollout", "nodes_serving"], as_json=as_json, empty="There is no model.")
-
-
-def _row(model: str, repository: Repository, serving: int) -> dict[str, Any]:
-    versions, deployments = repository.releases(model), present_deployments(repository, model)
-    return {
-        "model": model,
-        "releases": len(versions),
-        "newest": versions[-1] if versions else None,
-        "rollout": ", ".join(f"{one.release.version} {one.state}" for one in deployments) or None,
-        "nodes_serving": serving,
-    }
 
 
 @models.command()

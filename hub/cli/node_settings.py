@@ -5,8 +5,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,23 +13,16 @@ import click
 from fleetcast.cli.terminal_text import plain
 from fleetcast.counted import counted, verb
 from hub.cli.command_queue import ANSWER_SECONDS, answered
-from hub.cli.options import changes_fleet, dir_option, hub_runs, json_option, open_store, show_one
+from hub.cli.options import changes_fleet, dir_option, hub_runs, json_option, opened, show_one
 from hub.core.nodes import device_settings as core
-from hub.core.nodes.device_settings import Chosen, Move, SetNodeSettings
+from hub.core.nodes.device_settings import Move, SetNodeSettings
 from hub.service.broker import access_lists
 from hub.settings import load
-from schemas import codec
-from schemas.deployments import Deployment, Deployments, Envelope
-from schemas.device_settings import DeviceSettings
-from schemas.earlier_rollouts import as_deployments
-from schemas.errors import Code, Refused
+from schemas.deployments import Deployment
 from schemas.names import check_name
-from schemas.rollout import Rollout
-from schemas.selectors import NodeFacts, matches, parse
-from schemas.state import State
 
 if TYPE_CHECKING:
-    from hub.signing.tuf_repository import Repository
+    from hub.operations.node_changes import Effect
 
 NODES_PER_SECOND = 20.0  # How many nodes' settings a hub signs on a slow disk.
 SWITCHES = {"on": True, "off": False}
@@ -135,31 +126,10 @@ def settings(node: str, directory: Path, as_json: bool) -> None:
       fleetcast nodes settings gateway-17
       fleetcast nodes settings gateway-17 --json
     """
-    document = _document(_repository(directory), check_name("node", node))
-    row = open_store(directory).node(node)
-    state = codec.decode(State, row.state) if row is not None else None
-    if document is None and state is None:
-        raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"node {node!r} has never reported, and the hub sets nothing of it")
-    found = _shown(node, document, state)
+    from hub.operations.node_changes import settings_row  # noqa: PLC0415  # with SQLAlchemy, which --help does without
+
+    found = settings_row(opened(directory), node)
     show_one(found if as_json else {name: _in_words(value) for name, value in found.items()}, as_json=as_json)
-
-
-def _shown(node: str, document: DeviceSettings | None, state: State | None) -> dict[str, Any]:
-    in_force = state.settings if state is not None else None
-    serial, reported = document.serial if document is not None else 0, in_force.serial if in_force is not None else 0
-    fields = {"labels", "cohort", "telemetry", "display_name", "budgets"}
-    return {
-        "node": node,
-        "serial": serial,
-        "expires": datetime.fromtimestamp(document.expires, UTC).isoformat() if document is not None else None,
-        "set": document.model_dump(mode="json", exclude_none=True, include=fields) if document is not None else {},
-        "serial_in_force": reported,
-        "state": "in force" if serial and reported == serial else "not taken yet" if serial else "nothing is set",
-        "ignored": list(in_force.ignored) if in_force is not None else [],
-        "labels": dict(state.profile.labels) if state is not None and state.profile is not None else {},
-        "cohort": state.cohort if state is not None else None,
-        "sends_telemetry": state.telemetry is not None if state is not None else None,
-    }
 
 
 def _in_words(value: Any) -> Any:
@@ -216,27 +186,17 @@ def _wish(node: str | None, where: str | None, **fields: Any) -> SetNodeSettings
     return core.read(json.dumps({name: value for name, value in given.items() if value is not None and value != []}))
 
 
-@dataclass(frozen=True, slots=True)
-class _Effect:
-    """Hold what a command will change, as far as this process can tell: the hub decides by what it knows when it obeys."""
-
-    nodes: Sequence[str]
-    known: int
-    keep_labels: Sequence[str]  # Nodes whose site accepts no labels from the hub.
-    moves: Mapping[str, Sequence[Move]]  # By model.
-
-
 def _change(directory: Path, wish: SetNodeSettings, *, yes: bool, as_json: bool) -> None:
-    store, repository = open_store(directory), _repository(directory)
-    states = [codec.decode(State, row.state) for row in store.counted_nodes()]
-    effect = _effect(repository, states, wish)
+    from hub.database.node_commands import NodeCommands  # noqa: PLC0415  # with SQLAlchemy, which --help does without
+    from hub.operations.node_changes import effect_of, move_row  # noqa: PLC0415
+
+    fleet = opened(directory)
+    effect = effect_of(fleet, wish)
     _warn_of_access_lists(directory)
     _announce(effect, wish, yes=yes)
-    from hub.database.node_commands import NodeCommands  # noqa: PLC0415  # with SQLAlchemy, which --help does without
-
-    commands = NodeCommands(store.database)
+    commands = NodeCommands(fleet.store.database)
     number = commands.add(wish)
-    moved = [_move(model, one) for model, found in effect.moves.items() for one in found]
+    moved = [move_row(model, one) for model, found in effect.moves.items() for one in found]
     facts = {"command": number, "nodes": len(effect.nodes), "moves": moved}
     if not hub_runs(directory):
         click.echo("No hub runs here now: the command waits until one starts.", err=True)
@@ -247,7 +207,7 @@ def _change(directory: Path, wish: SetNodeSettings, *, yes: bool, as_json: bool)
     try:
         text = answered(commands.get, number, directory=directory, until=until)
     finally:
-        store.close()
+        fleet.store.close()
     click.echo(json.dumps({**facts, "state": "done", "text": text}, indent=2) if as_json else plain(text))
 
 
@@ -258,54 +218,7 @@ def _warn_of_access_lists(directory: Path) -> None:
         click.echo(f"warning: {access_lists.in_words(rules)}", err=True)
 
 
-def _effect(repository: "Repository", states: Sequence[State], wish: SetNodeSettings) -> _Effect:
-    known = {state.node: state for state in states}
-    if wish.node is not None:
-        names = [wish.node]
-    else:
-        selector = parse(wish.where or "")
-        names = [name for name, state in sorted(known.items()) if matches(selector, _facts(state, _labels(state)))]
-        if not names:
-            raise Refused(Code.SELECTOR_INVALID, f"selector {wish.where!r} matches none of {len(known)} known nodes")
-    changed: list[str] = []
-    facts: dict[str, tuple[NodeFacts, NodeFacts]] = {}
-    for name in names:
-        before = Chosen.of(_document(repository, name))
-        after = core.merged(before, wish)
-        if after == before:
-            continue
-        changed.append(name)
-        if (state := known.get(name)) is not None:
-            facts[name] = _facts(state, _labels(state)), _facts(state, core.labels_after(state, before, after))
-    keep = [name for name in changed if name in known and (found := known[name].settings) is not None and "labels" in found.ignored]
-    statements = _statements(repository) if wish.changes_labels else {}
-    if statements and not wish.breaking:
-        _check_releases(repository, statements, facts, [known[name] for name in facts])
-    moves = {model: core.moves(one.deployments, facts) for model, one in statements.items()}
-    return _Effect(changed, len(names), keep if wish.labels else [], moves)
-
-
-def _check_releases(
-    repository: "Repository",
-    statements: Mapping[str, Deployments],
-    facts: Mapping[str, tuple[NodeFacts, NodeFacts]],
-    states: Sequence[State],
-) -> None:
-    """Check that no node gets a release that its programs cannot use.
-
-    Raises:
-        Refused: RELEASE_BREAKING.
-    """
-    from hub.cli.deployed import serving_of  # noqa: PLC0415  # with TUF and SQLAlchemy, which --help does without
-    from hub.core.rollouts.moves import movements  # noqa: PLC0415
-    from hub.service.rollouts.release_lookup import check_movements  # noqa: PLC0415
-
-    for model, one in statements.items():
-        found = movements(one.deployments, one.deployments, facts.values(), serving=serving_of(states, model))
-        check_movements(repository, found, model=model)
-
-
-def _announce(effect: _Effect, wish: SetNodeSettings, *, yes: bool) -> None:
+def _announce(effect: "Effect", wish: SetNodeSettings, *, yes: bool) -> None:
     """Say what will change, and ask where there is somebody to ask."""
     what = (
         f"node {wish.node}"
@@ -347,42 +260,3 @@ def _movement(before: str | None, after: str | None) -> str:
 
 def _title(deployment: Deployment | None) -> str | None:
     return f"deployment {deployment.name} ({deployment.release.version})" if deployment is not None else None
-
-
-def _move(model: str, one: Move) -> dict[str, Any]:
-    return {
-        "model": model,
-        "node": one.node,
-        "before": one.before.name if one.before is not None else None,
-        "after": one.after.name if one.after is not None else None,
-        "release": one.after.release.version if one.after is not None else None,
-    }
-
-
-def _repository(directory: Path) -> "Repository":
-    from hub.signing.tuf_repository import Repository  # noqa: PLC0415  # with TUF, which the list of nodes does without
-
-    return Repository(directory / "trust")
-
-
-def _statements(repository: "Repository") -> dict[str, Deployments]:
-    found: dict[str, Deployments] = {}
-    for model in repository.models():
-        if (envelope := repository.deployments(model)) is not None:
-            found[model] = codec.decode(Deployments, codec.decode(Envelope, envelope).payload)
-        elif (document := repository.rollout(model)) is not None:
-            found[model] = as_deployments(codec.decode(Rollout, document), expires=0)
-    return found
-
-
-def _document(repository: "Repository", node: str) -> DeviceSettings | None:
-    envelope = repository.device_settings(node)
-    return codec.decode(DeviceSettings, codec.decode(Envelope, envelope).payload) if envelope is not None else None
-
-
-def _labels(state: State) -> Mapping[str, str]:
-    return state.profile.labels if state.profile is not None else {}
-
-
-def _facts(state: State, labels: Mapping[str, str]) -> NodeFacts:
-    return NodeFacts(state.node, labels, state.profile.arch if state.profile is not None else "")

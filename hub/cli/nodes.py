@@ -3,15 +3,14 @@
 import re
 import shlex
 import time
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 
 from fleetcast.cli.terminal_text import plain
-from hub.cli.node_findings import builds, findings_by_node, shortened
 from hub.cli.node_settings import label, set_, settings
 from hub.cli.options import (
     ALL,
@@ -23,6 +22,7 @@ from hub.cli.options import (
     node_marks,
     node_page,
     open_store,
+    opened,
     passphrase_option,
     show,
     show_one,
@@ -31,14 +31,15 @@ from hub.core.rollouts.duplicates import OVER_SECONDS
 from hub.core.rollouts.node_class import other_key_in_words
 from hub.core.rollouts.parameters import in_words as parameter_in_words
 from hub.core.rollouts.refusals import SITE, in_words
-from hub.database.rows import NodeMarks, NodeRow, ReceiptRow, by_model
+from hub.database.rows import NodeMarks, by_model
+from hub.operations.node_findings import builds, findings_by_node, shortened
+from hub.operations.node_rows import moment, node_row
 from hub.settings import load
 from schemas import codec
 from schemas.errors import Code, Refused
 from schemas.limits import MIB
 from schemas.names import RESERVED_NODES, check_name
-from schemas.receipt import Receipt, SealedReceipt
-from schemas.state import Finding, Slot, State
+from schemas.state import Finding, State
 
 LEDGER = ("planned", "received", "reused", "wasted")
 
@@ -122,16 +123,16 @@ def list_(node: str | None, where: str | None, after: str, limit: int | None, di
     nobody, of = "No node has reported yet." if not page.total else f"No node's name comes after {after!r}.", page.total
     listed = list(page.nodes)
     if where is not None:
-        from hub.cli.node_classes import matching  # noqa: PLC0415  # SQLAlchemy takes longer to import than the list without it
+        from hub.operations.node_classes import matching  # noqa: PLC0415  # SQLAlchemy takes longer to import than the list without it
 
-        names, nobody = matching(directory, where)
+        names, nobody = matching(opened(directory), where)
         listed = [row for row in listed if row.node in names]
         of = len(names)
     is_more, listed = len(listed) > limit, listed[:limit]
     serving = by_model(page.serving)
     states = {row.node: codec.decode(State, row.state) for row in listed}
-    findings = findings_by_node(directory, states)
-    rows = [_row(row, states[row.node], serving, findings[row.node], marks.get(row.node, NodeMarks())) for row in listed]
+    findings = findings_by_node(directory, states, lambda: open_store(directory))
+    rows = [node_row(row, states[row.node], serving, findings[row.node], marks.get(row.node, NodeMarks())) for row in listed]
     if node is not None:
         one = rows[0]
         show_one(one if as_json else {**one, **_details(one)}, as_json=as_json)
@@ -164,7 +165,7 @@ def list_(node: str | None, where: str | None, after: str, limit: int | None, di
     waiting = {name: one.expected_until for name, one in marks.items() if one.expected_until is not None}
     if waiting and not as_json:
         for name, until in sorted(waiting.items()):
-            click.echo(f"{name} waits for new hardware until {_time(until)}.", err=True)
+            click.echo(f"{name} waits for new hardware until {moment(until)}.", err=True)
 
 
 def _two_devices(row: Mapping[str, Any]) -> str:
@@ -186,7 +187,7 @@ def _unknown(node: str, marks: NodeMarks) -> Refused:
     if marks.is_forgotten:
         return Refused(Code.NODE_FORGOTTEN, f"node {node!r} was forgotten; `fleetcast nodes replace {node}` lets a device in by this name")
     if marks.expected_until is not None:
-        return Refused(Code.RECEIPT_UNKNOWN_NODE, f"node {node!r} waits for new hardware until {_time(marks.expected_until)}")
+        return Refused(Code.RECEIPT_UNKNOWN_NODE, f"node {node!r} waits for new hardware until {moment(marks.expected_until)}")
     return Refused(Code.RECEIPT_UNKNOWN_NODE, f"node {node!r} has never reported; `fleetcast nodes` lists the nodes that have")
 
 
@@ -209,18 +210,12 @@ def forget(node: str, directory: Path, passphrase_file: Path | None, as_json: bo
     """
     from hub.cli.enroll import revoke_everything  # noqa: PLC0415  # with SQLAlchemy, which the list does without
     from hub.database.device_lives import DeviceLives  # noqa: PLC0415
-    from hub.database.enrolments import Enrolments  # noqa: PLC0415
+    from hub.operations.forgetting import check_known  # noqa: PLC0415
 
-    check_name("node", node)
-    store = open_store(directory)
-    lives = DeviceLives(store.database)
-    before = lives.life(node)
-    known = store.node(node) is not None or Enrolments(store.database).node(node) is not None
-    if not known and (before is None or before.state == "settled"):
-        reason = f"node {node!r} has never reported and was never enrolled; `fleetcast nodes` lists the nodes"
-        raise Refused(Code.RECEIPT_UNKNOWN_NODE, reason)
-    lives.forget(node)  # before anybody is asked for a passphrase
-    revoked = revoke_everything(directory, store.database, node, passphrase_file)
+    fleet = opened(directory)
+    check_known(fleet, node)
+    DeviceLives(fleet.store.database).forget(node)  # before anybody is asked for a passphrase
+    revoked = revoke_everything(directory, fleet.store.database, node, passphrase_file)
     facts = {"node": node, "certificates_revoked": revoked.certificates, "tokens_withdrawn": revoked.tokens}
     runs = hub_runs(directory)
     hub = "it refuses the node from now on" if runs else "none runs here; it refuses the node when it is started"
@@ -270,7 +265,7 @@ def replace(node: str, fingerprint: str | None, hours: int, directory: Path, as_
     lives.expect(node, fingerprint=digest, expires_at=until)
     lets_in = "the device with this key alone" if digest is not None else "the first device that comes in this name, whichever that is"
     shown = digest.hex() if digest is not None else None
-    show_one({"node": node, "lets_in": lets_in, "fingerprint": shown, "until": _time(until), "old_key": "out"}, as_json=as_json)
+    show_one({"node": node, "lets_in": lets_in, "fingerprint": shown, "until": moment(until), "old_key": "out"}, as_json=as_json)
 
 
 def _fingerprint(text: str | None) -> bytes | None:
@@ -280,66 +275,6 @@ def _fingerprint(text: str | None) -> bytes | None:
     if not re.fullmatch("[0-9a-f]{64}", digits):
         raise click.UsageError(f"--fingerprint {text[:80]!r} must be 64 hexadecimal digits, as `fleetcast-node status` shows them")
     return bytes.fromhex(digits)
-
-
-COUNTS = {"shadow_rows", "shadow_agreement"}  # exact counts of requests, in receipts of older nodes: shown to nobody
-
-
-def _row(
-    row: NodeRow, state: State, serving: Mapping[tuple[str, str | None], ReceiptRow], findings: Sequence[Finding], marks: NodeMarks
-) -> dict[str, Any]:
-    return {
-        "node": row.node,
-        "status": "revoked" if marks.is_revoked else row.status,
-        "duplicate_since": _time(marks.duplicate_since) if marks.duplicate_since is not None else None,
-        "duplicate_last_at": _time(marks.duplicate_last_at) if marks.duplicate_last_at is not None else None,
-        "other_key_since": _time(marks.other_key_since) if marks.other_key_since is not None else None,
-        "last_seen": _time(row.last_seen),
-        "session": row.session,
-        "cohort": row.cohort,
-        "software": state.software,
-        "display_name": (state.settings.display_name or None) if state.settings else None,
-        "settings_serial": state.settings.serial if state.settings else None,
-        "settings_ignored": list(state.settings.ignored) if state.settings else [],
-        "labels": dict(state.profile.labels) if state.profile else {},
-        "arch": state.profile.arch if state.profile else None,
-        "stale": state.stale,
-        "left_out": state.left_out.model_dump() if state.left_out is not None else None,
-        "findings": [one.model_dump() for one in findings],
-        "rho_spent_today": round(state.telemetry.rho_spent, 4) if state.telemetry and state.telemetry.rho_spent else None,
-        "rho_day_max": state.telemetry.rho_day_max if state.telemetry else None,
-        "models": [_model(slot, serving.get((row.node, slot.model))) for slot in state.slots],
-    }
-
-
-def _time(at: int) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat()
-
-
-def _model(slot: Slot, serving: ReceiptRow | None) -> dict[str, Any]:
-    return {
-        "model": slot.model,
-        "serving_version": serving.version if serving else None,  # by receipt, not by what the state claims
-        "serving_digest": serving.digest.hex() if serving and serving.digest else None,
-        "state": slot.state,
-        "target_version": slot.target_version,
-        "code": slot.code,
-        "bytes_planned": slot.bytes_planned,
-        "bytes_received": slot.bytes_received,
-        "bytes_reused": slot.bytes_reused,
-        "bytes_wasted": slot.bytes_wasted,
-        "variant": slot.variant,
-        "parameters": [one._asdict() for one in slot.parameters or ()],
-        "evidence": _evidence(serving),
-    }
-
-
-def _evidence(serving: ReceiptRow | None) -> dict[str, Any] | None:
-    """Return what the device measured when it activated the release that it serves."""
-    if serving is None:
-        return None
-    receipt = codec.decode(Receipt, codec.decode(SealedReceipt, serving.sealed).body)
-    return receipt.evidence.model_dump(mode="json", exclude_none=True, exclude=COUNTS) if receipt.evidence is not None else None
 
 
 def _details(one: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,13 +14,14 @@ import click
 
 from fleetcast.cli import table_output
 from fleetcast.cli.table_output import Lines, json_option, show_one
+from hub.operations.opened_fleet import check_model
 from schemas.errors import Code, Refused, Unreachable
 
 if TYPE_CHECKING:
     from hub.database.rows import NodeMarks, NodePage
     from hub.database.store import Store
+    from hub.operations.opened_fleet import OpenedFleet
     from hub.settings import HubSettings
-    from hub.signing.tuf_repository import Repository
 
 __all__ = [  # `Lines`, `json_option` and `show_one` are shared with the device's commands
     "Lines",
@@ -133,6 +134,20 @@ def open_store(directory: Path) -> "Store":
     return store
 
 
+def opened(directory: Path) -> "OpenedFleet":
+    """Open the fleet: its database, and its signed metadata.
+
+    Raises:
+        Refused: there is no fleet in this folder, its database is of another version, or the disk has no room.
+        Unreachable: the database does not answer.
+    """
+    from hub.operations.opened_fleet import OpenedFleet  # noqa: PLC0415  # with SQLAlchemy and TUF
+    from hub.settings import load  # noqa: PLC0415
+    from hub.signing.tuf_repository import Repository  # noqa: PLC0415
+
+    return OpenedFleet(directory, load(directory), open_store(directory), Repository(directory / "trust"))
+
+
 ALL = 2**62  # As many nodes as there are.
 
 
@@ -179,17 +194,6 @@ def node_marks(directory: Path) -> "Mapping[str, NodeMarks]":
     from hub.database.device_lives import DeviceLives  # noqa: PLC0415
 
     return DeviceLives(open_store(directory).database).marks()
-
-
-def check_model(repository: "Repository", model: str) -> None:
-    """Check that the fleet has this model.
-
-    Raises:
-        Refused: it has not.
-    """
-    known = repository.models()
-    if model not in known:
-        raise Refused(Code.RELEASE_UNKNOWN, f"there is no model {model!r}; there are {', '.join(known) or 'none'}")
 
 
 def split(release: str) -> tuple[str, str]:

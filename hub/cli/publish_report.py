@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hub.cli.options import show
-from hub.cli.releases import block_count
 from hub.core.publish.unreachable_variants import never_chosen
+from hub.operations.release_rows import block_count
 from hub.publish.block_store import BlockStore
 
 if TYPE_CHECKING:

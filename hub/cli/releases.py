@@ -1,10 +1,8 @@
 """`fleetcast releases`: what has been published, how many nodes serve it, and what can be removed."""
 
-from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -18,24 +16,25 @@ from hub.cli.options import (
     hub_runs,
     json_option,
     open_store,
+    opened,
     passphrase,
     passphrase_option,
     show,
     show_one,
     split,
 )
-from hub.cli.removal import confirm, manifests, needed_as, own_payloads, present_deployments, yes_option
-from hub.database.store import Store
+from hub.cli.removal import confirm, own_payloads, yes_option
+from hub.operations.release_rows import manifests, needed_as, nodes_serving, present_deployments, release_rows
 from hub.publish.block_store import BlockStore
-from hub.publish.release_blocks import free, own_bytes, own_of_each
+from hub.publish.release_blocks import free
 from hub.signing.keys import load_signer, public_pem
 from hub.signing.metadata_files import write
 from hub.signing.model_signature import sign_files
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.deployments import Deployment
-from schemas.errors import Code, FleetcastError, Refused
-from schemas.manifest import Manifest, blocks_of
+from schemas.errors import Code, Refused
+from schemas.manifest import Manifest
 from schemas.names import sha256
 
 
@@ -59,20 +58,10 @@ def releases(ctx: click.Context, model: str | None, directory: Path, as_json: bo
     if ctx.invoked_subcommand is not None:
         ctx.obj = directory
         return
-    store, repository, blocks = open_store(directory), Repository(directory / "trust"), BlockStore(directory / "blocks")
+    fleet = opened(directory)
     if model is not None:
-        check_model(repository, model)
-    serving, known = nodes_serving(store), manifests(repository)
-    own = own_of_each(known, blocks)
-    named = [needed_as(present_deployments(repository, name)) for name in repository.models()]
-    needed = {digest: what for one in named for digest, (what, _) in one.items()}
-    rows: list[dict[str, Any]] = []
-    for digest, manifest in known.items():
-        if model in {None, manifest.model}:
-            mine = own[digest]
-            frees = own_bytes(blocks, mine) if mine is not None else None
-            more = {"needed_as": needed.get(digest), "removable": digest not in needed, "frees": frees}
-            rows.append({**_row(manifest, digest, serving, blocks), **more})
+        check_model(fleet.repository, model)
+    rows = release_rows(fleet, model)
     columns = ["model", "version", "release", "created", "variants", "bytes", "blocks", "signals", "nodes_serving", "needed_as", "frees"]
     show(rows, columns, as_json=as_json, empty="Nothing has been published.")
 
@@ -207,35 +196,3 @@ def _check_not_needed(deployments: Sequence[Deployment], model: str, version: st
     else:
         reason, mend = f"the model's rollout, which is {named_by.state}, is of this release", "start a rollout of another release"
     raise Refused(Code.RELEASE_NEEDED, f"{model}@{version} is needed: {reason}. First {mend}; or add --force")
-
-
-def nodes_serving(store: Store) -> "Counter[bytes]":
-    """Return how many nodes serve each release, by their receipts."""
-    return Counter(store.nodes_serving())
-
-
-def _row(manifest: Manifest, digest: bytes, serving: "Counter[bytes]", blocks: BlockStore) -> dict[str, Any]:
-    files = manifest.files_of(manifest.variants[0].name)
-    return {
-        "model": manifest.model,
-        "version": manifest.version,
-        "release": digest.hex()[:12],
-        "digest": digest.hex(),
-        "created": datetime.fromtimestamp(manifest.created, UTC).isoformat(),
-        "parent": manifest.parent.hex() if manifest.parent else None,
-        "bytes": sum(file.bytes for file in files),
-        "blocks": block_count(manifest, blocks),
-        "variants": [variant.name for variant in manifest.variants],
-        "signals": len(manifest.baseline.signals) if manifest.baseline else 0,
-        "description": manifest.description,
-        "nodes_serving": serving[digest],
-    }
-
-
-def block_count(manifest: Manifest, blocks: BlockStore) -> int | None:
-    """Count a release's blocks; None when the store has lost a part of the list."""
-    files = manifest.files_of(manifest.variants[0].name)
-    try:
-        return sum(len(blocks_of(file, lambda part: blocks.read(part.digest))) for file in files)
-    except FleetcastError:
-        return None

@@ -8,31 +8,10 @@ import click
 
 from hub.publish.block_store import BlockStore
 from hub.publish.release_blocks import Payloads, own
-from hub.signing import deployment_statements
-from hub.signing.tuf_repository import Repository
-from schemas import codec
-from schemas.deployments import Deployment
 from schemas.errors import Code, Refused
 from schemas.manifest import Manifest
 
 yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation. Without a terminal it must be given.")
-
-
-def present_deployments(repository: Repository, model: str) -> tuple[Deployment, ...]:
-    """Return a model's deployments as they are signed."""
-    statement = deployment_statements.read(repository, model)
-    return statement.deployments.deployments if statement is not None else ()
-
-
-def needed_as(deployments: Sequence[Deployment]) -> dict[bytes, tuple[str, Deployment]]:
-    """Return what deployments name releases as, by digest: a release that their nodes run, or one that these go back to."""
-    fallbacks = {one.fallback.digest: ("fallback", one) for one in deployments if one.fallback is not None}
-    return {**fallbacks, **{one.release.digest: ("release", one) for one in deployments}}
-
-
-def manifests(repository: Repository) -> dict[bytes, Manifest]:
-    """Return every release of the fleet by digest."""
-    return {digest: codec.decode(Manifest, repository.kept_manifest(*name)) for name, digest in repository.listed().items()}
 
 
 def own_payloads(leaving: Sequence[Manifest], staying: Mapping[bytes, Manifest], store: BlockStore) -> Payloads:

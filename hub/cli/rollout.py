@@ -10,27 +10,20 @@ import click
 
 from fleetcast.cli.terminal_text import plain
 from fleetcast.counted import counted, verb
-from hub.cli.command_queue import LOOK_SECONDS, ask
-from hub.cli.deployed import check_minimum, check_moves, facts_of, look_at_checks, model_of, notice, release_of, states_of
+from hub.cli.command_queue import LOOK_SECONDS, ask, report
 from hub.cli.errors import Ended, Exit
 from hub.cli.key_values import read_pairs
-from hub.cli.options import changes_fleet, check_model, dir_option, json_option, open_store, show, split
-from hub.cli.rollout_status import rollout_row, status
+from hub.cli.options import changes_fleet, dir_option, json_option, open_store, opened, show, split
+from hub.cli.rollout_status import status
 from hub.cli.time_arguments import DEADLINE, parsed_option
-from hub.core.publish.signature_compatibility import Signature, check_started
 from hub.core.rollouts import commands, deployments
-from hub.core.rollouts import rollout as core
-from hub.core.rollouts.parameters import in_words, read
-from hub.core.rollouts.predecessors import predecessors
+from hub.core.rollouts.parameters import read
 from hub.core.rollouts.stages import parse_stages
-from hub.core.rollouts.terms import check_shadow
-from hub.service.rollouts.release_lookup import signatures
+from hub.operations import rollouts
+from hub.operations.deployed import model_of, release_of
+from hub.operations.opened_fleet import check_model
+from hub.operations.rollout_rows import rollout_row
 from hub.signing.tuf_repository import Repository
-from schemas import codec
-from schemas.deployments import Deployment
-from schemas.errors import Code, Refused
-from schemas.parameters import Value
-from schemas.state import State
 from schemas.windows import parse_windows
 
 PERCENT_DIGITS_MAX = 3
@@ -169,7 +162,7 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
     """
     model, version = split(release)
     repository = Repository(directory / "trust")
-    ref, manifest = release_of(repository, model, version)
+    _, manifest = release_of(repository, model, version)
     asked_stages = parsed_option("stages", parse_stages, stages)
     windows = {name: parsed_option(name, parse_windows, said[name]) for name in ("activate", "fetch") if said[name] is not None}
     wish = {
@@ -204,47 +197,16 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
         **_given({"activate": windows.get("activate"), "approve": tuple(_approve(said["approve"]))}),
     }
     command = commands.read_as(commands.Start, json.dumps(wish))
-    present, states = model_of(repository, model), _states(directory)
-    nodes = facts_of(states)
-    # What the hub would refuse is refused now: it may not run before next week.
-    allowed, now = manifest.parameters or (), int(time.time())
-    progress = deployments.begun(present, command, ref, nodes=nodes, rollout=bytes(16), now=now, allowed=allowed)
-    check_shadow(command.gate, manifest)
-    place = deployments.place_of(present, command, nodes)
-    if not command.breaking:
-        check_started(Signature.of(manifest), signatures(repository, model, predecessors(place)))
-    check_moves(repository, present, present.with_rollout(progress), states, breaking=command.breaking)
-    codec.encode(present.with_rollout(progress).statement(expires=0))  # Many long texts do not fit the document.
-    check_minimum(repository, model, version)
-    look_at_checks(directory, ref, manifest, required=said["require_check"])
-    _tell_of_left_behind(place.before, command.parameters or {})
-    notice(deployments.stay(present, place, nodes))
-    if place.before is None:
-        notice(deployments.ties(present, place.name, place.selector, place.priority))
+    fleet = opened(directory)
+    prepared = rollouts.start(fleet, model, command, require_check=said["require_check"])
+    report(prepared)
+    fleet.store.close()
     if not said["wait"]:
         ask(directory, model, command, as_json=as_json)
         return
     deadline = time.monotonic() + said["timeout_seconds"]
     ask(directory, model, command, as_json=as_json, deadline=deadline)
-    _follow(directory, model, place.name, version, deadline, as_json)
-
-
-def _tell_of_left_behind(before: Deployment | None, parameters: Mapping[str, Value]) -> None:
-    """Warn of parameters that the previous rollout set: a new rollout begins with the release's own values."""
-    before_it = {name: value for one in (core.in_force(before) if before else ()) for name, value in one.parameters.items()}
-    left = {name: value for name, value in before_it.items() if name not in parameters}
-    if left:
-        said = ", ".join(in_words(*one) for one in left.items())
-        click.echo(f"warning: the previous rollout set parameters that this one does not set: {said}", err=True)
-
-
-def _states(directory: Path) -> list[State]:
-    """Return what nodes have reported to the hub."""
-    store = open_store(directory)
-    try:
-        return states_of(store.counted_nodes())
-    finally:
-        store.close()
+    _follow(directory, model, prepared.deployment, version, deadline, as_json)
 
 
 def _approve(said: Sequence[str]) -> list[int | str]:
@@ -298,23 +260,16 @@ def set_(
       fleetcast rollout set delay threshold=0.65
       fleetcast rollout set delay labels.cat=Katze --unset threshold
     """
-    repository = Repository(directory / "trust")
-    check_model(repository, model)
+    fleet = opened(directory)
+    check_model(fleet.repository, model)
     if not values and not unset:
         raise click.UsageError("there is nothing to set: give NAME=VALUE or --unset NAME")
-    present = model_of(repository, model)
-    if not present.rollouts:
-        raise Refused(Code.ROLLOUT_INVALID, f"there is no rollout of {model}: set values when it starts, with --set")
-    progress = deployments.chosen(present, deployment)
-    served = [one.release.version for one in core.in_force(progress.deployment)]
-    if not served:
-        raise Refused(Code.ROLLOUT_INVALID, f"the first release of {model} was taken back: set values when the next one starts, with --set")
-    version = core.in_force_of(progress, release or served[0]).release.version
-    allowed = release_of(repository, model, version)[1].parameters or ()
+    version = rollouts.version_in_force(fleet, model, deployment, release)
+    allowed = release_of(fleet.repository, model, version)[1].parameters or ()
     given = {"version": version, "parameters": read(allowed, _pairs(values)), "unset": unset}
     body = commands.read_as(commands.SetParameters, json.dumps({**given, **({"deployment": deployment} if deployment else {})}))
-    after = core.set_parameters(progress, body, allowed=allowed)  # What the hub would refuse is refused now.
-    codec.encode(present.with_rollout(after).statement(expires=0))
+    rollouts.set_parameters(fleet, model, body)
+    fleet.store.close()
     ask(directory, model, body, as_json=as_json)
 
 

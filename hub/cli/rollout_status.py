@@ -1,7 +1,6 @@
 """`fleetcast rollout status`: a line a deployment, its gates, and a line a node that says in which class it is and why."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,27 +8,13 @@ import click
 
 from fleetcast.cli.terminal_text import plain
 from fleetcast.counted import counted
-from hub.cli.deployed import facts_of, model_of
-from hub.cli.node_classes import Fleet, NodeLine
-from hub.cli.node_findings import shortened
-from hub.cli.options import check_model, dir_option, json_option, open_store, show
-from hub.cli.time_arguments import iso
-from hub.core.rollouts import deployments, gates
-from hub.core.rollouts import rollout as core
-from hub.core.rollouts.deployments import Model
-from hub.core.rollouts.node_class import totals
+from hub.cli.options import dir_option, json_option, opened, show
 from hub.core.rollouts.node_filter import chosen, nobody
 from hub.core.rollouts.parameters import in_words
-from hub.core.rollouts.refusals import findings_of, of_clock, standing_against
-from hub.core.rollouts.stages import words_of
-from hub.core.rollouts.tally import decided
-from hub.database.rows import RolloutRow
-from hub.settings import load
-from hub.signing.tuf_repository import Repository
-from schemas.deployments import Deployment
-from schemas.selectors import text_of
-from schemas.state import Finding, State
-from schemas.windows import windows_text
+from hub.operations.node_classes import NodeLine
+from hub.operations.node_findings import shortened
+from hub.operations.opened_fleet import check_model
+from hub.operations.rollout_rows import Rollouts
 
 NAMES_SHOWN = 3
 COLUMNS = ["model", "deployment", "version", "state", "stage", "percent", "nodes", "heard", "serving", "failed", "silent", "reason"]
@@ -60,25 +45,15 @@ def status(model: str | None, directory: Path, as_json: bool, **said: Any) -> No
         raise click.UsageError("--nodes needs a model: fleetcast rollout status MODEL --nodes")
     if said["wants_nodes"] and said["wants_gates"]:
         raise click.UsageError("give --nodes or --gates, not both")
-    repository = Repository(directory / "trust")
+    fleet = opened(directory)
     if model is not None:
-        check_model(repository, model)
-    store = open_store(directory)
-    fleet = Fleet(store, required=load(directory).enrolment == "required")
-    kept = {(row.model, row.deployment): row for row in store.rollout_rows()}
-    models = [model_of(repository, name) for name in repository.models() if model in {None, name}]
-    lines = {one.name: fleet.lines(one, {name: row for (of, name), row in kept.items() if of == one.name}) for one in models}
+        check_model(fleet.repository, model)
+    view = Rollouts.read(fleet, model)
+    fleet.store.close()
     if said["wants_nodes"] or said["where"] is not None:
-        _show_nodes([line for mine in lines.values() for line in mine], said["where"], as_json=as_json)
+        _show_nodes(view.lines, said["where"], as_json=as_json)
         return
-    rows = []
-    for present in models:
-        serve = _serving(present, [node.state for node in fleet.nodes.values()])
-        for one in present.deployments:
-            row = rollout_row(present, one, kept.get((present.name, one.name)))
-            mine = [line for line in lines[present.name] if line.deployment == one.name]
-            classes, refused = totals(line.found for line in mine), _refused(mine, one)
-            rows.append({**row, "classes": classes, "refused": refused, "parameters": _in_force(present.name, one, serve[one.name])})
+    rows = view.rows()
     if said["wants_gates"]:
         found = [{"model": row["model"], "deployment": row["deployment"], **one} for row in rows for one in row["gates"]]
         flat = [{**one, "figure": _figure(one["figure"]), "limit": _figure(one["limit"])} for one in found]
@@ -107,20 +82,6 @@ def _show_more(row: Mapping[str, Any]) -> None:
         click.echo(plain(line))
 
 
-def _refused(lines: Sequence[NodeLine], deployment: Deployment) -> list[dict[str, Any]]:
-    """Return the nodes that refuse a document without which they cannot take the release."""
-    return [
-        {"node": line.node.name, "code": finding.code, "reason": finding.reason}
-        for line in lines
-        for finding in _standing(findings_of(line.node.state, line.node.refused), line.model, deployment.release.version)
-    ]
-
-
-def _standing(found: tuple[Finding, ...], model: str, version: str) -> list[Finding]:
-    clock = of_clock(found)
-    return [*standing_against(found, model=model, version=version), *([clock] if clock is not None else [])]
-
-
 def _terms(row: Mapping[str, Any]) -> str:
     """Return stages and times, where there is more to them than the table shows."""
     found = [f"stages {', '.join(_stage_in_words(one) for one in row['stages'])}"] if len(row["stages"]) > 1 else []
@@ -147,70 +108,6 @@ def _show_nodes(lines: Sequence[NodeLine], where: str | None, *, as_json: bool) 
     rows = [line.as_row() for line in found]
     several = len({line.deployment for line in lines}) > 1
     show(rows, [*(["deployment"] if several else []), *NODE_COLUMNS], as_json=as_json, empty=empty)
-
-
-def _serving(model: Model, states: Sequence[State]) -> dict[str, list[State]]:
-    """Return the reports of the nodes for which each deployment decides, by its name."""
-    by_node = {state.node: state for state in states}
-    return {name: [by_node[one.node] for one in nodes] for name, nodes in decided(model.deployments, facts_of(states)).items()}
-
-
-def rollout_row(model: Model, one: Deployment, kept: RolloutRow | None) -> dict[str, Any]:
-    """Return a deployment and how far its rollout has come, as the hub has kept it."""
-    is_kept = kept is not None and deployments.is_of(kept.document, one)
-    has_left = one.state == "rolled_back"  # Its gates were last looked at before it went back, and say that nodes serve what they left.
-    fetch = one.carriage.fetch if one.carriage is not None else None
-    return {
-        "model": model.name,
-        "deployment": one.name,
-        "where": text_of(one.selector),
-        "priority": one.priority,
-        "version": one.release.version,
-        "digest": one.release.digest.hex(),
-        "rollout": one.rollout.hex(),
-        "fallback": one.fallback.version if one.fallback else None,
-        "state": one.state,
-        "stage": f"{one.stage + 1} of {len(one.stages)}",
-        "percent": one.percent,
-        "stages": [{"stage": words_of(each), "where": text_of(each.selector or ()), "approve": each.approve} for each in one.stages],
-        "activate": windows_text(one.activate) if one.activate else None,
-        "fetch": windows_text(fetch) if fetch else None,
-        "deadline": iso(one.deadline),
-        "attempt": one.attempt or 0,
-        "serial": model.serial,
-        "nodes": kept.addressed if kept else 0,
-        "heard": kept.heard if kept else 0,
-        "silent": kept.silent if kept else 0,
-        "serving": kept.serving if kept else 0,
-        "failed": kept.failed if kept else 0,
-        "reason": kept.reason if kept else "",
-        "gates": [_gate(verdict) for verdict in gates.from_json(kept.gates)] if kept is not None and is_kept and not has_left else [],
-    }
-
-
-def _gate(verdict: gates.Verdict) -> dict[str, Any]:
-    fields = asdict(verdict)
-    return {"gate": fields.pop("name"), **fields}
-
-
-def _in_force(model: str, deployment: Deployment, states: Sequence[State]) -> dict[str, dict[str, Any]]:
-    """Return for each parameter what is set, and how many nodes that serve the release use whose value."""
-    releases = {one.release: one.parameters for one in core.in_force(deployment)}
-    found: dict[str, dict[str, Any]] = {}
-    for release, said in releases.items():
-        found.update({name: {"set": value, **_nobody()} for name, value in said.items()})
-        for state in states:
-            slots = [slot for slot in state.slots if slot.model == model and slot.serving == release.digest]
-            for setting in (setting for slot in slots for setting in slot.parameters or ()):
-                entry = found.setdefault(setting.name, {"set": None, **_nobody()})
-                entry[setting.source] += 1
-                if setting.code is not None:
-                    entry["refused"].append({"node": state.node, "code": setting.code})
-    return found
-
-
-def _nobody() -> dict[str, Any]:
-    return {"rollout": 0, "site": 0, "release": 0, "refused": []}
 
 
 def _parameter_in_words(name: str, one: Mapping[str, Any]) -> str:

@@ -3,13 +3,16 @@
 import re
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import click
 
+from hub.operations.moments import iso, written
 from schemas.errors import Refused
+
+__all__ = ["DEADLINE", "MOMENT", "Deadline", "Moment", "iso", "parsed_option", "written"]
 
 Parsed = TypeVar("Parsed")
 
@@ -39,19 +42,6 @@ class Moment(click.ParamType[int]):
 
 
 MOMENT = Moment()
-
-
-def written(seconds: int | None) -> str | None:
-    """Format a moment for a table."""
-    if seconds is None:
-        return None
-    at = datetime.fromtimestamp(0, UTC) + timedelta(seconds=seconds)
-    return at.strftime("%Y-%m-%d %H:%M") if at.second == 0 else at.strftime("%Y-%m-%d %H:%M:%S")
-
-
-def iso(seconds: int | None) -> str | None:
-    """Format a moment for a script."""
-    return None if seconds is None else (datetime.fromtimestamp(0, UTC) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
 
 
 class Deadline(click.ParamType[int]):

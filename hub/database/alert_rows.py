@@ -12,7 +12,8 @@ from hub.database.rows import AlertRow, EventRow, RefusalRow
 from hub.database.store_part import Part
 from schemas.analytics_messages import Alert
 
-CHANGES = frozenset({"rollout", "release", "enrolment", "device", "certificate", "metadata", "key"})  # kinds of events that change a fleet
+# Kinds of events that change a fleet.
+CHANGES = frozenset({"rollout", "release", "enrolment", "device", "certificate", "metadata", "key", "token"})
 
 
 class AlertRows(Part):
@@ -37,6 +38,14 @@ class AlertRows(Part):
         with self._read() as db:
             rows = db.execute(select(table.c.id, table.c.body).where(table.c.id > since_id).order_by(table.c.id.desc()).limit(limit)).all()
         return [AlertRow(one, Alert.model_validate_json(body)) for one, body in reversed(rows)]
+
+    def alerts_before(self, before_id: int | None, limit: int) -> list[AlertRow]:
+        """Return a page of alerts, the newest first: those before this one."""
+        table = tables.alerts
+        query = select(table.c.id, table.c.body).order_by(table.c.id.desc()).limit(limit)
+        with self._read() as db:
+            rows = db.execute(query if before_id is None else query.where(table.c.id < before_id)).all()
+        return [AlertRow(one, Alert.model_validate_json(body)) for one, body in rows]
 
     def silence_alerts(self, *, since: int = 0) -> dict[str, int]:
         """Return when the silence of each node was last reported, at `since` or later, as far as alerts are kept."""
@@ -68,12 +77,16 @@ class AlertRows(Part):
         with self._read() as db:
             return [EventRow(**{**row, "body": json.loads(row["body"])}) for row in db.execute(query).mappings()]
 
-    def changes(self, *, since: int | None = None, limit: int = 1000) -> list[EventRow]:
+    def changes(self, *, since: int | None = None, limit: int = 1000, before_id: int | None = None) -> list[EventRow]:
         """Return changes of the fleet, the newest first: those that have an actor, and of earlier versions those of their kinds."""
         table = tables.events
         query = select(table).where(table.c.actor.is_not(None) | table.c.kind.in_(sorted(CHANGES))).order_by(table.c.id.desc()).limit(limit)
+        if since is not None:
+            query = query.where(table.c.at >= since)
+        if before_id is not None:
+            query = query.where(table.c.id < before_id)
         with self._read() as db:
-            found = db.execute(query if since is None else query.where(table.c.at >= since)).mappings()
+            found = db.execute(query).mappings()
             return [EventRow(**{**row, "body": json.loads(row["body"])}) for row in found]
 
     def last_event_id(self) -> int:

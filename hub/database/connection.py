@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import lru_cache
 from typing import Any
 
@@ -32,6 +33,12 @@ class Database:
         self._engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS} if self._is_sqlite else {})
         if self._is_sqlite:
             event.listen(self._engine, "connect", _pragmas)
+
+    def acting(self, actor: str) -> "Database":
+        """Return the same database, for changes in the name of another actor."""
+        found = copy(self)
+        found.actor = actor
+        return found
 
     def close(self) -> None:
         """Release it."""

@@ -48,6 +48,10 @@ class NodeRows(Part):
         """Return a page of nodes, by name: those behind this one."""
         return self._rows(NodeRow, _NODES.where(tables.nodes.c.node > name).order_by(tables.nodes.c.node).limit(limit))
 
+    def nodes_named(self, names: Sequence[str]) -> list[NodeRow]:
+        """Return the nodes of these names, by name."""
+        return self._rows(NodeRow, _NODES.where(tables.nodes.c.node.in_(names)).order_by(tables.nodes.c.node))
+
     def count_nodes(self) -> int:
         """Return how many nodes there are."""
         with self._read() as db:

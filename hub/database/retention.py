@@ -81,6 +81,8 @@ def _rules(db: Connection, kept: Retention, needed: Mapping[str, int], now: int)
     yield _receipts(kept, needed, now)
     commands = tables.commands.c
     yield _old(tables.commands, commands.at < history, commands.state != "open")
+    yield _old(tables.api_requests, tables.api_requests.c.at < now - DAY)
+    yield _old(tables.api_tokens, tables.api_tokens.c.expires_at < history)
     yield _old(tables.publishes, tables.publishes.c.last_at < history)
     events = tables.events.c
     newest = int(db.execute(select(func.max(events.id))).scalar() or 0)

@@ -6,6 +6,7 @@ database. Every method is one transaction, durable when it returns. Knows no top
 
 import time
 from collections.abc import Callable
+from copy import copy
 
 from hub.database import retention, tables
 from hub.database.alert_rows import CHANGES, AlertRows
@@ -70,6 +71,12 @@ class Store(NodeRows, ReceiptRows, RolloutRows, IntervalRows, AlertRows, SentRow
             Refused: a newer program made its schema.
         """
         bring_up(self.database, tables.metadata)
+
+    def acting(self, actor: str) -> "Store":
+        """Return the same store, for changes in the name of another actor."""
+        found = copy(self)
+        found.database = self.database.acting(actor)
+        return found
 
     def close(self) -> None:
         """Release the database."""

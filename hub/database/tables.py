@@ -390,3 +390,30 @@ deliveries = Table(
     Column("error", Text, nullable=False),
     Index("deliveries_by_time", "receiver", "due_at"),
 )
+
+# Tokens of the API. The token itself is known to its owner alone: `digest` is SHA-256 of it.
+api_tokens = Table(
+    "api_tokens",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("digest", LargeBinary(32), nullable=False),
+    Column("made_at", BigInteger, nullable=False),
+    Column("made_by", String(64), nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("revoked_at", BigInteger),
+    Index("api_tokens_by_digest", "digest", unique=True),
+)
+
+# Requests to the API that carried an Idempotency-Key, and the command that each of them has queued.
+api_requests = Table(
+    "api_requests",
+    metadata,
+    Column("token", String(16), primary_key=True),
+    Column("key", String(64), primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("digest", LargeBinary(32), nullable=False),
+    Column("command", BigInteger, nullable=False),
+    Index("api_requests_by_age", "at"),
+)

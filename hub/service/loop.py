@@ -97,9 +97,7 @@ AT_ONCE = {
 LANE_SECONDS = 0.08  # each lane's share of a turn: a flood in one must neither keep the others from theirs nor operators from an answer
 GATHER_SECONDS = 0.02  # windows wait this long for more: what they cost is the sync of the disk, and nothing waits for them
 LOOK_SECONDS = 0.5  # between two looks at what publishers and operators have written
-SETTLE_SECONDS = (
-    1.0  # the share of a turn for testing intervals: after days without a hub there are thousands, and an operator is not to wait
-)
+SETTLE_SECONDS = 1.0  # a turn's share for testing intervals: after days without a hub there are thousands, and an operator is not to wait
 FILE_SECONDS = 3.0  # between two looks whether the database is still the file that was opened
 RETRY = Backoff(0.2, 30.0)
 RIVAL_SECONDS = 6 * 3600.0  # between two alerts about a second hub
@@ -148,6 +146,7 @@ class Service:
             self._broker = OwnBroker(directory / "broker", port=settings.broker_port, notes=self._notes, monotonic=monotonic)
         self._link = HubLink(self.broker_url, fleet=settings.fleet, inbox=self._inbox, tls=settings.tls, make_client=make_client)
         self._online = self._ever_online = False
+        self.web_url: str | None = None  # Address of the API, where one runs beside this.
         self._packet_bytes_max = PACKET_BYTES_MAX
         self._again, self._rival_reported_at = Reconnection(RETRY), float("-inf")
         self._looked_at = float("-inf")
@@ -596,5 +595,6 @@ class Service:
             "packet_bytes_max": self._packet_bytes_max,
             "enrolment_port": self._enrolling.port,
             "metrics_port": self._metrics.port,
+            "web_url": self.web_url,
         }
         durable.write(self._directory / READY_NAME, json.dumps(facts).encode(), synced=False)  # a hub that a power cut ended is not ready

@@ -5,7 +5,7 @@ import sqlite3
 
 def as_before_versions(db: sqlite3.Connection) -> None:
     """Make the schema what it was before databases carried a version, with all rows."""
-    for name in ("alembic_version", "serving", "proofs"):
+    for name in ("alembic_version", "serving", "proofs", "api_tokens", "api_requests"):
         db.execute(f"DROP TABLE {name}")
     ours = ("receipts_newest", "receipts_by_release", "receipts_by_age", "merged_intervals_by_cohort", "alerts_by_kind")
     for name in (*ours, "ix_certificates_not_after"):

@@ -77,3 +77,20 @@ def test_a_folder_without_settings_is_no_fleets(tmp_path: Path) -> None:
         load(tmp_path)
 
     assert refusal.value.code == Code.SETTINGS_INVALID
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('web_listen = "0.0.0.0:8440"', "tokens would be readable on the network"),
+        ('web_listen = "hub.example:8440"', "tokens would be readable on the network"),
+        ('web_listen = "127.0.0.1"', "must look like 127.0.0.1:8440"),
+        ('web_listen = "127.0.0.1:70000"', "must look like 127.0.0.1:8440"),
+        ('web_tls_key = "a.key"', "go together"),
+    ],
+)
+def test_the_api_is_on_loopback_unless_it_has_a_certificate(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(Refused, match=words):
+        load(written(tmp_path, f'fleet = "main"\n{text}\n'))
+    for good in ("[::1]:0", "localhost:0", ""):
+        load(written(tmp_path, f'fleet = "main"\nweb_listen = "{good}"\n'))

@@ -35,6 +35,7 @@ class SetNodeSettings(Fact):
     display_name: Annotated[str, Field(max_length=64)] | None = None
     budgets: Annotated[dict[Label, LinkBudget], Field(max_length=len(LINKS), default_factory=dict)]
     unset: Annotated[tuple[Annotated[str, Field(max_length=80)], ...], Field(max_length=UNSET_MAX)] = ()
+    if_serial: Annotated[int, Field(ge=0)] | None = None  # Serial of the one node's settings that the asker has seen.
     breaking: bool = False  # Set labels although programs would not work with the release that their node then gets.
 
     @property
@@ -46,6 +47,8 @@ class SetNodeSettings(Fact):
     def _is_possible(self) -> "SetNodeSettings":
         if (self.node is None) == (self.where is None):
             raise ValueError("either a node or a selector says which nodes")
+        if self.if_serial is not None and self.node is None:
+            raise ValueError("if_serial is for the settings of one node")
         if unknown := sorted(self.budgets.keys() - set(LINKS)):
             raise ValueError(f"budget {unknown[0]!r} is none of {', '.join(LINKS)}")
         if reserved := sorted(self.labels.keys() & set(RESERVED_KEYS)):

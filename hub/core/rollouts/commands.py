@@ -18,6 +18,13 @@ Percent = Annotated[int, Field(ge=1, le=100)]
 SelectorText = str  # As `schemas.selectors.parse` takes it, which bounds its length and says how to do without.
 
 
+class _Asked(Fact):
+    """Ask something of a model's deployments."""
+
+    # Serial of the signed statement that the asker has seen: where another one is signed by now, nothing is done.
+    if_serial: Annotated[int, Field(ge=0)] | None = None
+
+
 class NamedStage(Fact):
     """Ask for a stage that adds the nodes that a selector matches."""
 
@@ -25,7 +32,7 @@ class NamedStage(Fact):
     where: SelectorText
 
 
-class Start(Fact):
+class Start(_Asked):
     """Begin a rollout of a release, in a deployment that there is or in a new one. Without a name or selector it is the default one."""
 
     version: Version
@@ -56,37 +63,37 @@ class Start(Fact):
         return self.supersede or self.force
 
 
-class Halt(Fact):
+class Halt(_Asked):
     """Move no more nodes."""
 
     deployment: ModelName | None = None
 
 
-class Resume(Fact):
+class Resume(_Asked):
     """Go on after a halt."""
 
     deployment: ModelName | None = None
 
 
-class Rollback(Fact):
+class Rollback(_Asked):
     """Send each node back to what it served before."""
 
     deployment: ModelName | None = None
 
 
-class Approve(Fact):
+class Approve(_Asked):
     """Let the next stage begin when its turn has come."""
 
     deployment: ModelName | None = None
 
 
-class Retry(Fact):
+class Retry(_Asked):
     """Let the nodes that failed try once more."""
 
     deployment: ModelName | None = None
 
 
-class SetParameters(Fact):
+class SetParameters(_Asked):
     """Change what is in force of the rollout's release; `unset` names what is to be the release's own again."""
 
     version: Version  # The release that these are the parameters of: another rollout may have begun meanwhile.
@@ -95,7 +102,7 @@ class SetParameters(Fact):
     unset: Annotated[tuple[Label, ...], Field(max_length=PARAMETERS_MAX)] = ()
 
 
-class SetDeployment(Fact):
+class SetDeployment(_Asked):
     """Make a deployment, or change it; `release` pins it: its nodes run that release from now on, without stages or gate."""
 
     name: ModelName
@@ -106,7 +113,7 @@ class SetDeployment(Fact):
     breaking: bool = False  # Pin although programs that use what the nodes have now would not work with it.
 
 
-class RemoveDeployment(Fact):
+class RemoveDeployment(_Asked):
     """Take a deployment away: its nodes follow the next one that matches them."""
 
     name: ModelName
@@ -162,3 +169,8 @@ def read_as(kind: type[Body], body: str) -> Body:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise Refused(Code.ROLLOUT_INVALID, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def stale(what: str, *, seen: int, now: int) -> Refused:
+    """Return the refusal of a change to what has changed since its asker looked; both sides are named."""
+    return Refused(Code.REQUEST_STALE, f"the {what} have serial {now} now, and you saw {seen}: look again, and ask again if it still holds")

@@ -16,6 +16,7 @@ from hub.core.nodes import device_settings as core
 from hub.core.nodes.device_settings import Chosen, SetNodeSettings
 from hub.core.publish.metadata_expiry import is_ageing, life
 from hub.core.rollouts import fleet
+from hub.core.rollouts.commands import stale
 from hub.core.rollouts.moves import movements
 from hub.database.enrolments import Enrolments
 from hub.database.node_commands import NodeCommand, NodeCommands
@@ -164,6 +165,10 @@ class SettingsKeeper:
                 raise Refused(Code.NODE_FORGOTTEN, f"node {wish.node!r} was forgotten; `fleetcast nodes replace {wish.node}` lets it in")
             if wish.node not in self._nodes and self._enrolments.node(wish.node) is None:
                 raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"node {wish.node!r} has never reported and was never enrolled")
+            self._read(wish.node)
+            serial = self._held[wish.node].document.serial if wish.node in self._held else 0
+            if wish.if_serial not in {None, serial}:
+                raise stale(f"settings of node {wish.node}", seen=wish.if_serial or 0, now=serial)
             return _Job(command, wish, [wish.node])
         selector = parse(wish.where or "")
         found = sorted(name for name, node in self._nodes.items() if matches(selector, _facts(node)))

@@ -30,6 +30,7 @@ from hub.core.rollouts.commands import (
     SetDeployment,
     SetParameters,
     Start,
+    stale,
 )
 from hub.core.rollouts.deployments import Model
 from hub.core.rollouts.gate_summary import Judged, judged
@@ -169,6 +170,7 @@ class Controller:
     def _answer(self, command: CommandRow) -> bool:
         try:
             before = self._models.get(command.model) or Model(command.model, serial=self._serial_of_removed(command.model))
+            self._check_serial(before, command)
             after, text = self._obey(before, command)
             changed = after != before
             if changed:
@@ -179,6 +181,16 @@ class Controller:
             return False
         self._store.finish_command(command.id, ok=True, text=text)
         return changed
+
+    def _check_serial(self, model: Model, command: CommandRow) -> None:
+        """Check that a model's deployments are still those that the asker has seen.
+
+        Raises:
+            Refused: REQUEST_STALE, naming both.
+        """
+        if isinstance(command.command, Refused) or command.command.if_serial in {None, model.serial}:
+            return
+        raise stale(f"deployments of {model.name}", seen=command.command.if_serial, now=model.serial)
 
     def _serial_of_removed(self, model: str) -> int:
         """Return the highest serial that a removed model of this name has had: nodes remember it."""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from hub.cli.node_classes import Fleet
 from hub.core.rollouts import gates
 from hub.core.rollouts.deployments import Model
 from hub.core.rollouts.fleet import Failure
@@ -15,6 +14,7 @@ from hub.core.rollouts.listening import Listened
 from hub.core.rollouts.node_class import totals
 from hub.core.rollouts.rollout import Progress
 from hub.database.rows import NodeRow
+from hub.operations.node_classes import Fleet
 from schemas import codec
 from schemas.windows import parse_windows
 from tests.hub.service.rollouts.test_deployments import Hub

@@ -2,10 +2,10 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hub.cli.options import PAGE_NAMES_MAX, open_store
 from hub.core.rollouts.refusals import Reported, findings_of, fold
 from hub.database.rows import ReceiptRow
 from schemas import codec
@@ -13,14 +13,18 @@ from schemas.errors import Code, Refused
 from schemas.receipt import Receipt, SealedReceipt
 from schemas.state import Finding, State
 
+if TYPE_CHECKING:
+    from hub.database.store import Store
+
 LINES_MAX = 10
+PAGE_NAMES_MAX = 500  # Names of one query.
 NAMES_SHOWN = 3
 
 
-def findings_by_node(directory: Path, states: Mapping[str, State]) -> dict[str, tuple[Finding, ...]]:
-    """Return what is wrong with each node now."""
+def findings_by_node(directory: Path, states: Mapping[str, State], open_store: "Callable[[], Store]") -> dict[str, tuple[Finding, ...]]:
+    """Return what is wrong with each node now. The store is opened where nodes of an earlier version are among them."""
     older = sorted(name for name, state in states.items() if state.findings is None)
-    refused = _refused(directory, older) if older else {}
+    refused = _refused(open_store(), older) if older else {}
     timestamp = _newest_timestamp(directory)
     for name in refused:
         if states[name].timestamp_version >= timestamp:  # It follows: whatever it refused at the time, it has taken a newer one.
@@ -28,11 +32,11 @@ def findings_by_node(directory: Path, states: Mapping[str, State]) -> dict[str, 
     return {name: _believed(findings_of(state, refused.get(name, {}))) for name, state in states.items()}
 
 
-def _refused(directory: Path, older: Sequence[str]) -> dict[str, Mapping[str, Reported]]:
+def _refused(store: "Store", older: Sequence[str]) -> dict[str, Mapping[str, Reported]]:
     """Return what receipts say that older nodes refuse: as the hub has kept it, or read again where newer ones have come."""
     from hub.core.rollouts.proof import Proof, refused_of  # noqa: PLC0415  # nodes of this version are listed without it
 
-    store, found = open_store(directory), dict[str, Mapping[str, Reported]]()
+    found = dict[str, Mapping[str, Reported]]()
     for at in range(0, len(older), PAGE_NAMES_MAX):
         names = older[at : at + PAGE_NAMES_MAX]
         proofs = store.proofs(names)

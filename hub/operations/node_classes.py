@@ -3,12 +3,8 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from hub.cli.deployed import model_of
-from hub.cli.options import open_store
-from hub.cli.time_arguments import iso
 from hub.core.enrol.enrolment import Roll
 from hub.core.rollouts import fleet
 from hub.core.rollouts.deployments import Model
@@ -21,8 +17,9 @@ from hub.database.hearing import Hearing
 from hub.database.known_nodes import known_nodes
 from hub.database.rows import RolloutRow
 from hub.database.store import Store
-from hub.settings import load
-from hub.signing.tuf_repository import Repository
+from hub.operations.deployed import model_of
+from hub.operations.moments import iso
+from hub.operations.opened_fleet import OpenedFleet
 from schemas.deployments import deciding
 from schemas.rollout import Gate
 
@@ -95,19 +92,23 @@ class Fleet:
         return NodeLine(model, deployment.name, node, found, serving.version if serving is not None else None, since)
 
 
-def matching(directory: Path, where: str) -> tuple[set[str], str]:
+def all_lines(fleet: OpenedFleet, seen: Fleet) -> list[NodeLine]:
+    """Return a line for each node in each deployment that decides for it, of all models."""
+    rows, found = fleet.store.rollout_rows(), list[NodeLine]()
+    for name in fleet.repository.models():
+        found += seen.lines(model_of(fleet.repository, name), {row.deployment: row for row in rows if row.model == name})
+    return found
+
+
+def matching(fleet: OpenedFleet, where: str) -> tuple[set[str], str]:
     """Return the names of the nodes that a selector matches, and the sentence for when there are none.
 
     Raises:
         Refused: SELECTOR_INVALID.
     """
-    repository, store = Repository(directory / "trust"), open_store(directory)
-    fleet, lines = Fleet(store, required=load(directory).enrolment == "required"), list[NodeLine]()
-    rows = store.rollout_rows()
-    for name in repository.models():
-        lines += fleet.lines(model_of(repository, name), {row.deployment: row for row in rows if row.model == name})
-    classes = {name: line.found.name for name, line in worst(lines).items()}
-    nodes = list(fleet.nodes.values())
+    seen = Fleet(fleet.store, required=fleet.needs_enrolment)
+    classes = {name: line.found.name for name, line in worst(all_lines(fleet, seen)).items()}
+    nodes = list(seen.nodes.values())
     found = chosen(nodes, where, facts=lambda node: node.facts, state=lambda node: classes.get(node.name, ""))
     return {node.name for node in found}, nobody(where, [node.facts for node in nodes])
 

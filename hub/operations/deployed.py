@@ -1,19 +1,15 @@
 """Read what is deployed: a model's signed deployments, the nodes that are known, and releases with what their checks found."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
-import click
-
-from fleetcast.cli.terminal_text import plain
 from hub.core.publish.check_rules import unchecked
 from hub.core.rollouts.deployments import Model
 from hub.core.rollouts.moves import movements, unmoved
 from hub.core.rollouts.rollout import Progress
 from hub.database.rows import NodeRow
+from hub.operations.opened_fleet import OpenedFleet
 from hub.publish.check_results import Checks
 from hub.service.rollouts.release_lookup import check_movements
-from hub.settings import load
 from hub.signing import deployment_statements
 from hub.signing.tuf_repository import Repository
 from schemas import codec
@@ -84,24 +80,18 @@ def check_minimum(repository: Repository, model: str, version: str) -> None:
         raise Refused(Code.RELEASE_TOO_OLD, f"{reason}. Roll a newer release out, or lower it: fleetcast keys minimum {model}@{version}")
 
 
-def look_at_checks(directory: Path, release: ReleaseRef, manifest: Manifest, *, required: bool) -> None:
-    """Warn of what `fleetcast check` found, or refuse it where the fleet's settings or the operator require a check.
+def unpassed_checks(fleet: OpenedFleet, release: ReleaseRef, manifest: Manifest, *, required: bool = False) -> list[str]:
+    """Return warnings of what `fleetcast check` found, or refuse the release where the fleet's settings or the operator require a check.
 
     Raises:
         Refused: RELEASE_UNCHECKED.
     """
-    profiles = load(directory).checks_required
-    found = Checks(directory / "checks").against(manifest, profiles)
+    profiles = fleet.settings.checks_required
+    found = Checks(fleet.directory / "checks").against(manifest, profiles)
     if not found:
-        return
+        return []
     name = f"{manifest.model}@{release.version}"
     try_it = f"fleetcast check {name} --profile {','.join(profiles) or 'pi4,gateway,tiny'}"
     if profiles or required:
         raise unchecked(name, [*found, f"try {try_it}"])
-    click.echo(f"warning: {name}: {'; '.join(found)} ({try_it})", err=True)
-
-
-def notice(sentences: Sequence[str]) -> None:
-    """Print what an operator is to know besides the answer."""
-    for sentence in sentences:
-        click.echo(f"note: {plain(sentence)}", err=True)
+    return [f"{name}: {'; '.join(found)} ({try_it})"]

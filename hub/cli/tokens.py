@@ -1,0 +1,83 @@
+"""`fleetcast tokens`: who may use the hub's API, and in which role."""
+
+import time
+from pathlib import Path
+
+import click
+
+from hub.cli.options import changes_fleet, dir_option, json_option, opened, show, show_one
+
+ROLES = ("viewer", "operator", "publisher", "admin")
+DAYS = 90
+DAYS_MAX = 730
+
+
+@click.group()
+def tokens() -> None:
+    """Make, list and revoke tokens for the hub's API.
+
+    A viewer reads. An operator also moves rollouts and sets labels. A publisher reads and publishes releases. An admin may do everything.
+
+    \b
+    Examples:
+      fleetcast tokens make dashboards --role viewer
+      fleetcast tokens list
+      fleetcast tokens revoke dashboards
+    """
+
+
+@tokens.command()
+@click.argument("name")
+@click.option("--role", type=click.Choice(ROLES), required=True, help="What the token allows.")
+@click.option("--days", type=click.IntRange(1, DAYS_MAX), default=DAYS, show_default=True, help="Days until it expires.")
+@changes_fleet
+@dir_option
+@json_option
+def make(name: str, role: str, days: int, directory: Path, as_json: bool) -> None:
+    """Make a token, and print it. It is shown this once, and only its digest is kept.
+
+    \b
+    Examples:
+      fleetcast tokens make dashboards --role viewer
+      fleetcast tokens make ci --role publisher --days 30 --json
+    """
+    from hub.operations import api_tokens  # noqa: PLC0415  # with SQLAlchemy, which --help does without
+
+    known: api_tokens.Role = next(one for one in api_tokens.ROLES if one == role)
+    row, text = api_tokens.make(opened(directory), name=name, role=known, days=days)
+    shown = api_tokens.row_of(row, int(time.time()))
+    show_one({"token": text, **{key: shown[key] for key in ("id", "name", "role", "expires")}}, as_json=as_json)
+
+
+@tokens.command(name="list")
+@dir_option
+@json_option
+def list_(directory: Path, as_json: bool) -> None:
+    """List the tokens, the newest first. The tokens themselves are not shown.
+
+    \b
+    Examples:
+      fleetcast tokens list
+      fleetcast tokens list --json
+    """
+    from hub.operations import api_tokens  # noqa: PLC0415  # with SQLAlchemy, which --help does without
+
+    columns = ["id", "name", "role", "state", "expires", "made_by"]
+    show(api_tokens.rows(opened(directory)), columns, as_json=as_json, empty="There is no token.")
+
+
+@tokens.command()
+@click.argument("token", metavar="ID|NAME")
+@changes_fleet
+@dir_option
+@json_option
+def revoke(token: str, directory: Path, as_json: bool) -> None:
+    """Revoke a token, by its id or its name. It is refused from then on.
+
+    \b
+    Example:
+      fleetcast tokens revoke dashboards
+    """
+    from hub.operations import api_tokens  # noqa: PLC0415  # with SQLAlchemy, which --help does without
+
+    show_one(api_tokens.row_of(api_tokens.revoke(opened(directory), token), int(time.time())), as_json=as_json)

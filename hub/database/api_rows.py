@@ -1,0 +1,119 @@
+"""Keeps tokens of the API, and which command a repeated request has queued. Each method is one transaction, durable when it returns."""
+
+import json
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, insert, select, update
+
+from hub.core.nodes.device_settings import KIND, SetNodeSettings
+from hub.core.nodes.device_settings import body_of as body_of_settings
+from hub.core.rollouts.commands import Command, body_of, kind_of
+from hub.database import tables
+from hub.database.connection import Database, fields, inserted
+from schemas.errors import Code, Refused
+
+REPEATED = "Idempotency-Key {key!r} was used for another request by this token: choose a new key for a new request"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """Hold a token of the API; `digest` is SHA-256 of what its owner shows."""
+
+    id: str
+    name: str
+    role: str
+    digest: bytes
+    made_at: int
+    made_by: str
+    expires_at: int
+    revoked_at: int | None = None
+
+
+class ApiTokens:
+    """Read and write the tokens of the API."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, row: TokenRow) -> None:
+        """Keep a token that was made."""
+        with self._database.write() as db:
+            db.execute(insert(tables.api_tokens).values(fields(row)))
+            self._event(db, f"token {row.name} ({row.id}) was made with the role {row.role}", row.id, row.name)
+
+    def by_digest(self, digest: bytes) -> TokenRow | None:
+        """Return the token of which this is the digest, whether it is still good or not."""
+        found = self._database.rows(TokenRow, select(tables.api_tokens).where(tables.api_tokens.c.digest == digest))
+        return found[0] if found else None
+
+    def get(self, token_id: str) -> TokenRow | None:
+        """Return a token by its id."""
+        found = self._database.rows(TokenRow, select(tables.api_tokens).where(tables.api_tokens.c.id == token_id))
+        return found[0] if found else None
+
+    def all(self) -> list[TokenRow]:
+        """Return every token that is kept, the newest first."""
+        table = tables.api_tokens
+        found: list[TokenRow] = self._database.rows(TokenRow, select(table).order_by(table.c.made_at.desc(), table.c.id))
+        return found
+
+    def revoke(self, token_id: str) -> TokenRow | None:
+        """Revoke a token, and return it as it is then; None where there is none. To revoke it again changes nothing."""
+        table = tables.api_tokens
+        with self._database.write() as db:
+            open_one = update(table).where(table.c.id == token_id, table.c.revoked_at.is_(None))
+            if db.execute(open_one.values(revoked_at=self._database.now())).rowcount:
+                name = str(db.execute(select(table.c.name).where(table.c.id == token_id)).scalar_one())
+                self._event(db, f"token {name} ({token_id}) was revoked", token_id, name)
+        return self.get(token_id)
+
+    def _event(self, db: Connection, text: str, token_id: str, name: str) -> None:
+        body = json.dumps({"token": token_id, "name": name})
+        values = {"at": self._database.now(), "kind": "token", "text": text, "body": body, "actor": self._database.actor}
+        db.execute(insert(tables.events).values(values))
+
+
+class ApiRequests:
+    """Queue commands that were asked for over the API, each once for each key of a token."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def queue(self, model: str, command: Command | SetNodeSettings, *, token: str, key: str | None, digest: bytes) -> int:
+        """Queue a command for the hub, and return its number; a request that is repeated gets the number that it had.
+
+        Raises:
+            Refused: REQUEST_REPEATED: the key was used for another request.
+        """
+        if isinstance(command, SetNodeSettings):
+            kind, body = KIND, body_of_settings(command)
+        else:
+            kind, body = kind_of(command), body_of(command)
+        values = {"at": self._database.now(), "model": model, "kind": kind, "body": body, "state": "open", "code": "", "text": ""}
+        with self._database.alone() if key is not None else self._database.write() as db:
+            if key is not None and (known := self._known(db, token, key, digest)) is not None:
+                return known
+            number = inserted(db, tables.commands, {**values, "actor": self._database.actor})
+            if key is not None:
+                at = self._database.now()
+                db.execute(insert(tables.api_requests).values(token=token, key=key, at=at, digest=digest, command=number))
+        return number
+
+    def known(self, token: str, key: str, digest: bytes) -> int | None:
+        """Return the command that a request has queued; None where it is new.
+
+        Raises:
+            Refused: REQUEST_REPEATED: the key was used for another request.
+        """
+        with self._database.read() as db:
+            return self._known(db, token, key, digest)
+
+    def _known(self, db: Connection, token: str, key: str, digest: bytes) -> int | None:
+        table = tables.api_requests.c
+        query = select(table.digest, table.command).where(table.token == token, table.key == key)
+        found = db.execute(query).first()
+        if found is None:
+            return None
+        if found.digest != digest:
+            raise Refused(Code.REQUEST_REPEATED, REPEATED.format(key=key))
+        return int(found.command)

@@ -1,0 +1,1 @@
+"""The API of a hub: `/api/v1` over HTTP."""

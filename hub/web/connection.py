@@ -1,0 +1,43 @@
+"""Bound one connection to the API: uvicorn waits for ever for a request that drips in, and for a client that does not read."""
+
+import asyncio
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from hub.web.server import REQUEST_SECONDS_MAX, WRITE_SECONDS_MAX
+
+
+class Connection(H11Protocol):
+    """End a connection that sends no request, or does not take what it was sent."""
+
+    _first: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to count."""
+        super().connection_made(transport)
+        self._first = self.loop.call_later(REQUEST_SECONDS_MAX, self._end_if_silent)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Count no more."""
+        for timer in (self._first, self._unread):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Give the client a while to read."""
+        super().pause_writing()
+        if self._unread is None:
+            self._unread = self.loop.call_later(WRITE_SECONDS_MAX, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Note that it has read."""
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def _end_if_silent(self) -> None:
+        if self.cycle is None:  # Not one request's headers are here.
+            self.transport.abort()

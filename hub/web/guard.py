@@ -1,0 +1,193 @@
+"""Let a request through to its route: by its Host, its token and the token's role, its query and the size of its body."""
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from fastapi import Request
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hub.core.enrol.throttle import Throttle
+from hub.core.floods.connection_limit import origin_of
+from hub.database.api_rows import TokenRow
+from hub.operations import api_tokens
+from hub.operations.opened_fleet import OpenedFleet
+from hub.signing.tuf_repository import Repository
+from hub.web import problems
+from hub.web.problems import Refusal
+from hub.web.roles import Right, may
+from schemas.errors import Code, Refused
+from schemas.limits import KIB
+
+BODY_BYTES_MAX: Final = 256 * KIB
+BODY_SECONDS_MAX: Final = 30.0
+KEY_CHARACTERS_MAX: Final = 64
+KNOWN_MAX: Final = 4096  # Tokens that were good from an address, which bad ones from there do not keep out.
+LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+HEADERS: Final = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+@dataclass(slots=True)
+class Door:
+    """Hold what requests are let in by."""
+
+    fleet: OpenedFleet
+    hosts: frozenset[str]
+    monotonic: Callable[[], float] = time.monotonic
+    failures: Throttle = field(default_factory=Throttle)
+    known: OrderedDict[tuple[str, str], None] = field(default_factory=OrderedDict)
+
+    def of_request(self, actor: str) -> OpenedFleet:
+        """Return the fleet for one request: its signed metadata is read by one thread."""
+        return replace(self.fleet, repository=Repository(self.fleet.directory / "trust")).acting(actor)
+
+    async def admit(self, request: Request, right: Right) -> TokenRow:
+        """Return the token of a request that may do this.
+
+        Raises:
+            Refusal: it has no good token, or its role does not allow it, or bad tokens have come from its address.
+        """
+        origin, text = origin_of(request.client.host if request.client else ""), _bearer(request)
+        key = origin, hashlib.sha256(text.encode()).hexdigest()
+        wait = self.failures.wait_seconds(origin, self.monotonic())
+        if wait > 0 and key not in self.known:  # The token is not even looked at.
+            reason = "too many requests with bad tokens came from this address"
+            raise Refusal(Refused(Code.REQUEST_CROWDED, reason), headers={"retry-after": str(int(wait) + 1)})
+        token = await run_in_threadpool(api_tokens.find, self.fleet, text) if text else None
+        if token is None:
+            if text:  # Without one nothing was guessed.
+                self.failures.failed(origin, self.monotonic())
+            self.known.pop(key, None)
+            reason = "the token is unknown, expired or revoked" if text else "the request has no token"
+            raise Refusal(Refused(Code.REQUEST_TOKEN, reason), headers={"www-authenticate": 'Bearer realm="fleetcast"'})
+        self.known[key] = None
+        self.known.move_to_end(key)
+        if len(self.known) > KNOWN_MAX:
+            self.known.popitem(last=False)
+        if not may(token.role, right):
+            raise Refused(Code.REQUEST_ROLE, f"this needs the role {right}, and the token {token.name!r} has the role {token.role}")
+        return token
+
+
+def _bearer(request: Request) -> str:
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    return text.strip() if scheme.lower() == "bearer" else ""
+
+
+def guarded(door: Door, rights: Mapping[tuple[str, str], Right], prefix: str) -> type[APIRoute]:
+    """Return the class of routes that ask the door first; one that the table does not list cannot be made."""
+
+    class Route(APIRoute):
+        """Check a request before anything of it is parsed."""
+
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            inner = super().get_route_handler()
+            method = next(iter(self.methods or ()))
+            right = rights[method, self.path.removeprefix(prefix)]
+            names = {one.alias for one in self.dependant.query_params}
+            takes_body = self.body_field is not None
+
+            async def handle(request: Request) -> Response:
+                if right != "anybody":
+                    request.state.token = token = await door.admit(request, right)
+                    request.state.fleet = door.of_request(f"{api_tokens.ACTOR_PREFIX}{token.name}")
+                _check_query(request, names)
+                body = await _body(request) if takes_body else b""
+                request.state.digest = hashlib.sha256(f"{method} {request.url.path}\n".encode() + body).digest()
+                request.state.key = _idempotency_key(request)
+                return await inner(request)
+
+            return handle
+
+    return Route
+
+
+def _check_query(request: Request, names: set[str]) -> None:
+    given = [name for name, _ in request.query_params.multi_items()]
+    if unknown := sorted(set(given) - names):
+        raise Refused(
+            Code.REQUEST_INVALID, f"there is no parameter {unknown[0][:80]!r} here; there are {', '.join(sorted(names)) or 'none'}"
+        )
+    if twice := sorted({name for name in given if given.count(name) > 1}):
+        raise Refused(Code.REQUEST_INVALID, f"parameter {twice[0]!r} is given twice")
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not (0 < len(key) <= KEY_CHARACTERS_MAX and key.isascii() and key.isprintable()):
+        raise Refused(Code.REQUEST_INVALID, f"Idempotency-Key must be 1 to {KEY_CHARACTERS_MAX} printable ASCII characters")
+    return key
+
+
+async def _body(request: Request) -> bytes:
+    """Read a body of JSON, never more of it in memory than is allowed.
+
+    Raises:
+        Refusal: it is no JSON, too large, or takes too long.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise Refused(Code.REQUEST_CONTENT_TYPE, f"the body must be application/json, not {kind[:80] or 'of no type'}")
+    found, closed = bytearray(), {"connection": "close"}  # What is left of a body is not read.
+    try:
+        async with asyncio.timeout(BODY_SECONDS_MAX):
+            async for part in request.stream():
+                found += part
+                if len(found) > BODY_BYTES_MAX:
+                    reason = f"a body of more than {BODY_BYTES_MAX} bytes, which are allowed"
+                    raise Refusal(Refused(Code.SCHEMA_TOO_LARGE, reason), headers=closed)
+    except TimeoutError:
+        reason = f"the body was not here after {BODY_SECONDS_MAX:g} s"
+        raise Refusal(Refused(Code.REQUEST_INVALID, reason), status=408, headers=closed) from None
+    except ClientDisconnect:
+        raise Refusal(Refused(Code.REQUEST_INVALID, "the connection ended before the body did"), status=400, headers=closed) from None
+    request._body = bytes(found)  # As starlette keeps a body that was read.
+    return request._body
+
+
+class HostCheck:
+    """Refuse requests under a name that is not the hub's: a web page that has its own name lead here would read what it may not."""
+
+    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
+        self._app, self._hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and put what every answer carries into its headers."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                had = {name.lower() for name, _ in message["headers"]}
+                more = [(name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in had]
+                message = {**message, "headers": [*message["headers"], *more]}
+            await send(message)
+
+        given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        if len(given) != 1 or not self._is_ours(given[0]):
+            reason = f"the request is for host {', '.join(given)[:80]!r}, which is none of the hub's names: see `web_hosts`"
+            await problems.answer(Code.REQUEST_FOREIGN, reason)(scope, receive, with_headers)
+            return
+        await self._app(scope, receive, with_headers)
+
+    def _is_ours(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname
+        except ValueError:
+            return False
+        return name is not None and name.lower() in self._hosts

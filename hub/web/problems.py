@@ -1,0 +1,155 @@
+"""Answer with problem documents (RFC 9457): our code, what is wrong, and what mends it. A bug of ours is a reference, and no traceback."""
+
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from fleetcast.error_help import MEANINGS
+from schemas.errors import Code, Refused, Unreachable
+from schemas.limits import TEXT_MAX
+
+log = structlog.get_logger()
+
+MEDIA_TYPE: Final = "application/problem+json"
+ERRORS_MAX: Final = 20  # Fields that one answer names.
+STATUSES: Final[Mapping[str, int]] = {
+    Code.REQUEST_INVALID: 422,
+    Code.REQUEST_FOREIGN: 421,
+    Code.REQUEST_CONTENT_TYPE: 415,
+    Code.REQUEST_TOKEN: 401,
+    Code.REQUEST_ROLE: 403,
+    Code.REQUEST_UNKNOWN: 404,
+    Code.REQUEST_STALE: 412,
+    Code.REQUEST_REPEATED: 422,
+    Code.REQUEST_CROWDED: 429,
+    Code.SCHEMA_TOO_LARGE: 413,
+    Code.RELEASE_UNKNOWN: 404,
+    Code.RECEIPT_UNKNOWN_NODE: 404,
+    Code.NODE_FORGOTTEN: 404,
+    Code.RELEASE_CONFLICT: 409,
+    Code.RELEASE_BREAKING: 409,
+    Code.RELEASE_NEEDED: 409,
+    Code.RELEASE_UNCHECKED: 409,
+    Code.ROLLOUT_INVALID: 409,
+    Code.KEY_NOT_AUTHORISED: 403,
+    Code.DISK_FULL: 507,
+}  # Others are 422: something that was given is wrong.
+
+
+class FieldProblem(BaseModel):
+    """Name one thing that is wrong with a request."""
+
+    where: str
+    reason: str
+
+
+class Problem(BaseModel):
+    """Say what is wrong (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    mend: str = ""
+    errors: list[FieldProblem] | None = None
+    reference: str | None = None
+
+
+class Refusal(Exception):
+    """Carry a refusal with a status or headers of its own."""
+
+    def __init__(self, refused: Refused, *, status: int | None = None, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(str(refused))
+        self.refused, self.status, self.headers = refused, status, headers
+
+
+def answer(
+    code: str,
+    reason: str,
+    *,
+    status: int | None = None,
+    headers: Mapping[str, str] | None = None,
+    errors: Sequence[FieldProblem] | None = None,
+    reference: str | None = None,
+) -> Response:
+    """Return a problem document."""
+    title, mend = MEANINGS[Code(code)] if code in MEANINGS else ("a bug in fleetcast, not in the request", "report it with the reference")
+    found = Problem(
+        type=f"urn:fleetcast:problem:{code}",
+        title=title,
+        status=status or STATUSES.get(code, 422),
+        detail=reason[:TEXT_MAX],
+        code=code,
+        mend=mend,
+        errors=list(errors) if errors is not None else None,
+        reference=reference,
+    )
+    body = json.dumps(found.model_dump(exclude_none=True)).encode()  # Escaped: what a request has named may be no text.
+    return Response(body, status_code=found.status, media_type=MEDIA_TYPE, headers=dict(headers or {}))
+
+
+def of_refused(refused: Refused) -> Response:
+    """Return the answer to what was refused."""
+    return answer(refused.code, refused.reason)
+
+
+def install(app: FastAPI, methods: Callable[[str], Sequence[str]]) -> None:
+    """Have every error of the application answered so; `methods` are those that a path takes."""
+
+    async def refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, Refused)  # noqa: S101  # it is registered for it
+        return of_refused(error)
+
+    async def refusal(request: Request, error: Exception) -> Response:
+        assert isinstance(error, Refusal)  # noqa: S101
+        return answer(error.refused.code, error.refused.reason, status=error.status, headers=error.headers)
+
+    async def unreachable(request: Request, error: Exception) -> Response:
+        log.error("api.failed", path=request.url.path, reason=str(error))
+        return bug("the hub's database does not answer; nothing was changed", 503, {"retry-after": "10"})
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101
+        found = [FieldProblem(where=_where(one), reason=str(one.get("msg", ""))[:TEXT_MAX]) for one in error.errors()[:ERRORS_MAX]]
+        first = "; ".join(f"{one.where}: {one.reason}" for one in found[:3])
+        return answer(Code.REQUEST_INVALID, f"the request is not as the API describes it: {first}", errors=found)
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101
+        text = {404: "there is no such resource", 405: f"{request.method} is not allowed here"}.get(error.status_code, str(error.detail))
+        code = Code.REQUEST_UNKNOWN if error.status_code in {404, 405} else Code.REQUEST_INVALID
+        headers = {"allow": ", ".join(methods(request.url.path))} if error.status_code == 405 else None
+        return answer(code, text, status=error.status_code, headers=headers)
+
+    async def crashed(request: Request, error: Exception) -> Response:
+        reference = secrets.token_hex(4)
+        log.error("api.crashed", path=request.url.path, reference=reference, exc_info=error)
+        return bug(f"that is a bug in fleetcast; details are in the hub's log, by the reference {reference}", 500, reference=reference)
+
+    for kind, handler in (
+        (Refused, refused),
+        (Refusal, refusal),
+        (Unreachable, unreachable),
+        (RequestValidationError, invalid),
+        (HTTPException, http),
+        (Exception, crashed),
+    ):
+        app.add_exception_handler(kind, handler)
+
+
+def bug(text: str, status: int, headers: Mapping[str, str] | None = None, *, reference: str | None = None) -> Response:
+    """Return the answer to what is not the asker's fault."""
+    return answer("hub.failed", text, status=status, headers=headers, reference=reference)
+
+
+def _where(error: Any) -> str:
+    return ".".join(str(one)[:80] for one in error.get("loc", ()))[:TEXT_MAX]
