@@ -15,6 +15,7 @@ from hub.database.store import Store
 from hub.service.alerts.webhook_delivery import GIVE_UP_SECONDS, RETRY, WebhookTeller
 from schemas.analytics_messages import Alert
 from schemas.errors import Refused, Unreachable
+from tests.databases import url_of
 from tests.hub.receiving import SECRET, Got, Receiver, receiving
 
 NOON = 1_774_400_000
@@ -31,7 +32,7 @@ class Desk:
 
     def start(self) -> None:
         """A new process over the same database."""
-        self.store = Store(f"sqlite:///{self.directory / 'hub.sqlite'}", clock=lambda: self.now)
+        self.store = Store(url_of(self.directory / "hub.sqlite"), clock=lambda: self.now)
         self.store.create()
         self.outbox = Outbox(self.store.database)
         self.outbox.keep_only([self.webhook.receiver])

@@ -23,6 +23,7 @@ from hub.database.schema_version import HEAD, REVISIONS
 from hub.database.store import Store
 from schemas.errors import Code, Refused
 from schemas.names import sha256
+from tests.databases import url_of
 from tests.hub.earlier_databases import as_before_versions
 
 NODES = 20
@@ -51,7 +52,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def store_of(path: Path) -> Store:
-    return Store(f"sqlite:///{path}")
+    return Store(url_of(path))
 
 
 def check_taken_over(path: Path) -> None:

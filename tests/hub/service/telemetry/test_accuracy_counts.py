@@ -33,6 +33,7 @@ from schemas.names import sha256
 from schemas.signals import Privacy
 from schemas.window import Window
 from tests import brokers
+from tests.databases import url_of
 from tests.hub.earlier_databases import as_before_versions
 from tests.hub.hubs import START, WINDOW_SECONDS, Device, Fleet, until
 from tests.hub.service.telemetry.test_drift_job import Hub
@@ -239,7 +240,7 @@ def test_a_database_of_an_earlier_hub_keeps_its_tests(tmp_path: Path) -> None:
         db.execute(text(f"CREATE TABLE drift_results AS SELECT {columns} FROM drift_tests"))  # noqa: S608
         db.execute(text("DROP TABLE drift_tests"))
 
-    again = Store(f"sqlite:///{hub.fleet.directory / 'hub.sqlite'}")
+    again = Store(url_of(hub.fleet.directory / "hub.sqlite"))
     with pytest.raises(Refused, match="start the hub of this version first"):
         again.open()  # as a command does: the earlier hub may run yet, and goes on by its own table
     with again.database.read() as db:

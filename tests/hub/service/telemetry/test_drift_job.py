@@ -18,6 +18,7 @@ from schemas import codec
 from schemas.analytics_messages import Alert, Drift, MergedWindow
 from schemas.manifest import Manifest
 from schemas.names import sha256
+from tests.databases import url_of
 from tests.hub.hubs import START, WINDOW_SECONDS, Fleet
 
 ROWS = 400
@@ -37,7 +38,7 @@ class Hub:
 
     def start(self) -> None:
         """A new process over the same database."""
-        self.store = Store(f"sqlite:///{self.fleet.directory / 'hub.sqlite'}", clock=lambda: self.now)
+        self.store = Store(url_of(self.fleet.directory / "hub.sqlite"), clock=lambda: self.now)
         self.store.create()
         notes = Notes(self.store, publish=self.said.append, clock=lambda: self.now)
         self.settling = Settling(
