@@ -44,8 +44,10 @@ class HubSettings(FileSettings):
     certificate_days: Annotated[float, Field(gt=0, le=3650)] = 90.0  # Lifetime of a node's certificate. The node renews it at half of that.
     way_back_days: Annotated[float, Field(ge=0, le=3650)] = 400.0  # A device may renew its certificate for this long after it expired.
 
-    # SQLAlchemy URL of the database, such as postgresql+psycopg://host/name. Empty means `hub.sqlite` in the fleet's folder.
-    database_url: str = ""
+    # URL of the database, such as postgresql://user@host/name. Empty means `hub.sqlite` in the fleet's folder.
+    database_url: str = Field(default="", repr=False)
+    # File whose first line is the password for `database_url`. PGPASSWORD, PGPASSFILE and ~/.pgpass are read, too.
+    database_password_file: str = ""
 
     # TCP port on which a Prometheus scrapes `/metrics` (docs/monitoring.md). Left out, the hub shows none; 0 picks a free port.
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
@@ -153,7 +155,7 @@ def load(directory: Path) -> HubSettings:
     path = directory / SETTINGS_NAME
     with settings_errors(path):
         fields = fields_of(path)
-        for name in ("tls_ca", "tls_certificate", "tls_key"):
+        for name in ("tls_ca", "tls_certificate", "tls_key", "database_password_file"):
             if fields.get(name):
                 fields[name] = str(directory / fields[name])
         for one in (*_tables(fields, "webhooks"), *_tables(fields, "on_drift")):

@@ -74,7 +74,8 @@ class Server:
             )
         deadline = time.monotonic() + START_SECONDS
         while not self.answers():
-            assert self._process.poll() is None and time.monotonic() < deadline, (self.folder / "log").read_text()[-2000:]
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError((self.folder / "log").read_text()[-2000:])
             time.sleep(0.05)
         return self
 

@@ -33,7 +33,7 @@ class Database:
         """
         self._clock = clock
         self.actor = HUB_ACTOR  # Name under which changes are kept: a command puts its operator's in place of the hub's.
-        at = _parsed(url)
+        at = parsed(url)
         self._shown = postgresql.shown(at)
         self._is_sqlite = not postgresql.is_named(at)
         if self._is_sqlite:
@@ -111,7 +111,7 @@ class Database:
             return [kind(**row) for row in db.execute(query, values).mappings()]
 
 
-def _parsed(url: str) -> URL:
+def parsed(url: str) -> URL:
     """Return a database's URL in parts.
 
     Raises:

@@ -46,7 +46,7 @@ def _put_retained(db: Connection, digest: bytes, size_bytes: int, expires_at: in
 
 
 _COUNT = text(  # SQLite and PostgreSQL read the same words; what is there is added to by the database, so that no writer loses another's.
-    f"INSERT INTO {tables.publishes.name} AS known (digest, count, bytes, last_at) VALUES (:digest, 1, :bytes, :now)"
+    f"INSERT INTO {tables.publishes.name} AS known (digest, count, bytes, last_at) VALUES (:digest, 1, :bytes, :now)"  # noqa: S608  # a name of our own
     " ON CONFLICT (digest) DO UPDATE"
     " SET count = known.count + 1, bytes = known.bytes + excluded.bytes, last_at = excluded.last_at"
 )

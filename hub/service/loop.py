@@ -39,6 +39,7 @@ from hub.core.rollouts import fleet
 from hub.database.database_file import DatabaseFile
 from hub.database.drift_queries import Findings
 from hub.database.hearing import Hearing
+from hub.database.place import place_of
 from hub.database.store import Store
 from hub.publish.block_store import BlockStore
 from hub.publish.check_results import Checks
@@ -108,7 +109,7 @@ READY_NAME = "hub.ready"
 
 def database_url(directory: Path, settings: HubSettings) -> str:
     """Return where a fleet's database is; the operator's commands open the same one."""
-    return settings.database_url or f"sqlite:///{directory / 'hub.sqlite'}"
+    return place_of(directory, settings.database_url, settings.database_password_file)
 
 
 class Service:

@@ -20,7 +20,6 @@ from tests.hub.hubs import until
 DESCRIPTORS = 256
 SILENT = """
 import socket, sys, time
-from tests.databases import url_of
 port, count = int(sys.argv[1]), int(sys.argv[2])
 held = []
 for number in range(count):
@@ -71,7 +70,7 @@ def test_silent_connections_cost_a_hub_of_few_descriptors_neither_its_broker_nor
             assert stranger.getresponse().status == 200
             stranger.close()
 
-    store = Store(url_of(made.fleet / "hub.sqlite"))
+    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
     assert [alert.code for alert in store.alerts_of("refused")] == ["enrolment.crowded"]
     assert log.stat().st_size < 20_000
     public = {"ca.crt", "issuer.crt", "enrolment.crt", "revoked.crl", "root.json", "acl", "acl-consumers"}
