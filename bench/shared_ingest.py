@@ -126,8 +126,8 @@ def main() -> int:
         shutil.rmtree(folder, ignore_errors=True)
     row = figure(result)
     print(
-        f"{row.name} {row.value:g} of {WINDOWS}: {result.unacknowledged} batches of a killed process were sent again, {result.twice} windows came"
-        f" twice, {result.differing} intervals differ from one process's"
+        f"{row.name} {row.value:g} of {WINDOWS}: {result.unacknowledged} batches of a killed process were sent again,"
+        f" {result.twice} windows came twice, {result.differing} intervals differ from one process's"
     )
     if arguments.write:
         write([row])

@@ -141,3 +141,8 @@ def url_of(path: Path) -> str:
 
 if sys.platform != "linux":
     needs_postgresql = pytest.mark.skip(reason="its user is changed by Linux's namespaces")
+
+
+def settings_of(path: Path) -> str:
+    """The line of `fleet.toml` by which commands find the database that belongs to a path; empty for SQLite's default place."""
+    return f'database_url = "{url_of(path)}"\n' if ON_POSTGRESQL else ""

@@ -1,15 +1,16 @@
 """Webhooks against a real HTTP server that fails, hangs and redirects: at least once, with the same id, and nobody waits for another."""
 
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
+from sqlalchemy import delete
 
 from hub.alerts.receivers import Webhook
 from hub.alerts.webhooks import Poster, read_secret, signed
 from hub.database import outbox as outbox_module
+from hub.database import tables
 from hub.database.outbox import Outbox
 from hub.database.store import Store
 from hub.service.alerts.webhook_delivery import GIVE_UP_SECONDS, RETRY, WebhookTeller
@@ -233,8 +234,8 @@ def test_an_alert_that_is_not_kept_any_more_waits_for_nobody(tmp_path: Path, rec
     desk = Desk(tmp_path, receiver)
     desk.alert()
     desk.turns(1)
-    with sqlite3.connect(tmp_path / "hub.sqlite") as db:
-        db.execute("delete from alerts")
+    with desk.store.database.write() as db:
+        db.execute(delete(tables.alerts))
     desk.start()
 
     assert desk.outbox.receivers()[0].waiting == 0
