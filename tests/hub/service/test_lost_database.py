@@ -6,6 +6,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import psycopg
 import pytest
@@ -76,22 +77,28 @@ def test_two_processes_lose_no_window_when_one_is_killed(server: Server, tmp_pat
     assert found.twice >= shared_ingest.SENT_AGAIN * shared_ingest.BATCH
 
 
+def large(number: int) -> WindowRow:
+    """A window of an interval of its own, which does not compress."""
+    rng = Random(number)
+    counts = [rng.getrandbits(50) for _ in range(2000)]
+    return WindowRow(sha256(number.to_bytes(4))[:16], sha256(b"r"), "delay", "nyc", number * 60, 60, counts)
+
+
 def test_a_server_without_room_refuses_and_goes_on_when_there_is_some(server: Server) -> None:
     disk_folder = Path(tempfile.mkdtemp(prefix="fleetcast-disk-"))
-    with small_disk(disk_folder / "disk", size_bytes=24 * 1024 * 1024) as disk:
+    with small_disk(disk_folder / "disk", size_bytes=20 * 1024 * 1024) as disk:
         with psycopg.connect(server.url(), autocommit=True) as db:
             db.execute(f"CREATE TABLESPACE small LOCATION '{disk}'".encode())
             db.execute(b"CREATE DATABASE full_one TABLESPACE small")
         store = Store(server.url("full_one"))
         store.create()
-        (disk / "ballast").write_bytes(bytes(4 * 1024 * 1024))
+        (disk / "ballast").write_bytes(bytes(4 * 1020 * 1024))
         kept = 0
 
         def fill() -> None:
             nonlocal kept
             for number in range(10_000):
-                counts = [number] * 2000
-                store.add_windows([WindowRow(sha256(number.to_bytes(4))[:16], sha256(b"r"), "delay", "nyc", number * 60, 60, counts)])
+                store.add_windows([large(number)])
                 kept += 1
 
         with pytest.raises(Refused, match="server's disk") as refused:
@@ -100,7 +107,7 @@ def test_a_server_without_room_refuses_and_goes_on_when_there_is_some(server: Se
         assert sum(row.windows for row in store.intervals("delay")) == kept
 
         (disk / "ballast").unlink()
-        again = WindowRow(sha256(kept.to_bytes(4))[:16], sha256(b"r"), "delay", "nyc", kept * 60, 60, [kept] * 2000)
+        again = large(kept)
         assert store.add_windows([again]) == [True]
         assert store.add_windows([again]) == [False]
         store.close()
