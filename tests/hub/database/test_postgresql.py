@@ -27,6 +27,7 @@ from hub.database.store import NodeRow, ReceiptRow, Store, WindowRow
 from schemas.analytics_messages import Alert
 from schemas.errors import Code, Refused, Unreachable
 from schemas.names import sha256
+from tests import warm
 from tests.databases import needs_postgresql, postgresql_url
 from tests.hub.earlier_databases import as_before_versions
 
@@ -257,13 +258,9 @@ def test_init_makes_a_fleet_whose_database_is_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "pass").write_text("correct horse\n")
     (tmp_path / "pass").chmod(0o600)
 
-    def fleetcast(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "hub", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-
     def init(folder: str, where: str) -> "subprocess.CompletedProcess[str]":
         asked = ("--fleet", "plant", "--database-url", where, "--passphrase-file", str(tmp_path / "pass"), "--json")
-        return fleetcast("init", str(tmp_path / folder), *asked)
+        return warm.run("fleetcast", "init", str(tmp_path / folder), *asked)
 
     made = init("plant", url)
     assert made.returncode == 0, made.stderr
@@ -275,5 +272,5 @@ def test_init_makes_a_fleet_whose_database_is_elsewhere(tmp_path: Path) -> None:
     secret = init("other", url.replace("fleetcast@", "fleetcast:s3cret@"))
     assert secret.returncode == 2
     assert "s3cret" not in secret.stdout + secret.stderr
-    history = fleetcast("history", "--dir", str(tmp_path / "plant"), "--json")
+    history = warm.run("fleetcast", "history", "--dir", str(tmp_path / "plant"), "--json")
     assert (history.returncode, json.loads(history.stdout)) == (0, [])
