@@ -58,7 +58,7 @@ def engine(url: URL, *, busy_seconds: int) -> Engine:
         made = create_engine(url.set(drivername=f"{NAME}+psycopg"), connect_args=arguments, pool_pre_ping=True)
     except (ImportError, NoSuchModuleError) as error:
         what = f"PostgreSQL needs psycopg, which cannot be imported ({error})"
-        raise Refused(Code.SETTINGS_INVALID, f"{what}: pip install 'fleetcast[hub,postgres]'") from None
+        raise Refused(Code.SETTINGS_INVALID, f"{what}: install the extra 'fleetcast[hub,postgres]' (docs/install.md)") from None
     settings = {"lock_timeout": f"{busy_seconds}s", "idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s"}
 
     def prepare(connection: Any, _: object) -> None:

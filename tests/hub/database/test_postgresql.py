@@ -190,7 +190,7 @@ def test_a_hub_without_psycopg_names_the_extra(tmp_path: Path) -> None:
     program = "import sys; sys.modules['psycopg'] = None\nfrom hub.database.store import Store\nStore('postgresql://hub@db/x')"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
 
-    assert "pip install 'fleetcast[hub,postgres]'" in done.stderr
+    assert "install the extra 'fleetcast[hub,postgres]'" in done.stderr
 
 
 @pytest.mark.parametrize("url", ["mysql://x", "postgresql+psycopg2://x", "nonsense"])
