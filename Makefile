@@ -74,6 +74,13 @@ test-vm: $(STAMP)  ## the units under a real systemd, and CUTS=20 power cuts, in
 	.ci/packages debootstrap mkfs.ext4:e2fsprogs qemu-system-x86_64:qemu-system-x86
 	$(BIN)/python -W ignore -m tests.vm --cuts $(CUTS) --seed $(SEED) --write
 
+.PHONY: test-postgres
+test-postgres: $(STAMP)  ## the suites of the hub's store and service on a real PostgreSQL, which is mistreated, too; writes bench/results.json; 15 minutes
+	.ci/packages postgres:postgresql
+	FLEETCAST_TEST_DATABASE=postgresql $(BIN)/pytest -n 2 --dist worksteal tests/hub/database tests/hub/service tests/hub/alerts
+	$(BIN)/pytest -m postgres tests/hub
+	$(BIN)/python -m bench.shared_ingest --write
+
 packages:  ## install the system packages that the tests call, as root or by sudo; nothing where all are there
 	@.ci/packages
 
@@ -158,6 +165,7 @@ lock: $(STAMP)  ## compile requirements/*.txt anew from pyproject.toml
 	$(BIN)/$(LOCK) --extra hub --extra web --output-file requirements/hub.txt
 	$(BIN)/$(LOCK) --extra node --extra hub --extra web --extra test --extra check --output-file requirements/dev.txt
 	$(BIN)/$(LOCK) --extra node --extra hub --extra web --extra test --constraint requirements/dev.txt --output-file requirements/test.txt
+	$(BIN)/$(LOCK) --extra hub --extra postgres --constraint requirements/hub.txt --output-file requirements/postgres.txt
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	  requirements/peers.in --output-file requirements/peers.txt
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \

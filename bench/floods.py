@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from bench.figures import Figure
 from bench.process_group import process_group
 from fleetcast.mqtt_connection import TlsFiles
+from hub.cli.options import database_url
 from hub.core.rollouts import commands
 from hub.database.store import Store
-from hub.service.loop import database_url
 from hub.settings import load
 from schemas.topics import Topics
 from tests.brokers import KINDS, Kind, Mosquitto, free_port

@@ -51,8 +51,10 @@ class HubSettings(FileSettings):
     web_tls_certificate: str = ""  # Certificate of the API: a PEM file. Without it, `web_listen` must be an address of loopback.
     web_tls_key: str = ""  # The private key of `web_tls_certificate`: a PEM file.
 
-    # SQLAlchemy URL of the database, such as postgresql+psycopg://host/name. Empty means `hub.sqlite` in the fleet's folder.
-    database_url: str = ""
+    # URL of the database, such as postgresql://user@host/name. Empty means `hub.sqlite` in the fleet's folder.
+    database_url: str = Field(default="", repr=False)
+    # File whose first line is the password for `database_url`. PGPASSWORD, PGPASSFILE and ~/.pgpass are read, too.
+    database_password_file: str = ""
 
     # TCP port on which a Prometheus scrapes `/metrics` (docs/monitoring.md). Left out, the hub shows none; 0 picks a free port.
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
@@ -181,7 +183,7 @@ def load(directory: Path) -> HubSettings:
     path = directory / SETTINGS_NAME
     with settings_errors(path):
         fields = fields_of(path)
-        for name in ("tls_ca", "tls_certificate", "tls_key", "web_tls_certificate", "web_tls_key"):
+        for name in ("tls_ca", "tls_certificate", "tls_key", "web_tls_certificate", "web_tls_key", "database_password_file"):
             if fields.get(name):
                 fields[name] = str(directory / fields[name])
         for one in (*_tables(fields, "webhooks"), *_tables(fields, "on_drift")):

@@ -24,6 +24,7 @@ from hub.signing.keys import create_tls_key, load_p256
 from hub.signing.tuf_repository import Repository
 from schemas.enrolment import Token, pin_of
 from schemas.names import sha256
+from tests.databases import url_of
 
 FLEET = "main"
 BROKER = "mqtts://127.0.0.1:8883"
@@ -65,7 +66,7 @@ class Registry:
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True)
         x.create(self.directory, fleet=self.fleet, root=self.root_key, issuer=self.issuer_key, now=self.now)
-        Store(f"sqlite:///{self.directory / 'hub.sqlite'}").create()
+        Store(url_of(self.directory / "hub.sqlite")).create()
         signers = [CryptoSigner.generate_ed25519() for _ in range(5)]
         Repository.create(
             self.directory / "trust",
@@ -95,7 +96,7 @@ class Registry:
 
     @property
     def enrolments(self) -> Enrolments:
-        return Enrolments(Store(f"sqlite:///{self.directory / 'hub.sqlite'}", clock=self.wall).database)
+        return Enrolments(Store(url_of(self.directory / "hub.sqlite"), clock=self.wall).database)
 
     @property
     def url(self) -> str:

@@ -16,7 +16,7 @@ from tools import sbom
 CHECKOUT = Path(__file__).parents[1]
 REQUIREMENTS = CHECKOUT / "requirements"
 TABLE = tomllib.loads((REQUIREMENTS / "licences.toml").read_text())
-SHIPPED, ALL = ("node", "hub"), ("node", "hub", "test", "dev")
+SHIPPED, ALL = ("node", "hub"), ("node", "hub", "postgres", "test", "dev")
 SPDX = get_spdx_licensing()
 # What packages of before SPDX expressions say, by the end of their classifier; `BSD License` does not say which.
 CLASSIFIERS = {

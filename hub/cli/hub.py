@@ -98,13 +98,14 @@ def serve(
 
 def _web(directory: Path, settings: HubSettings) -> "Server":
     """Return the server of the API, with a connection to the database of its own."""
+    from hub.database.place import place_of  # noqa: PLC0415
     from hub.database.store import Store  # noqa: PLC0415
     from hub.operations.opened_fleet import OpenedFleet  # noqa: PLC0415
-    from hub.service.loop import database_url  # noqa: PLC0415
     from hub.signing.tuf_repository import Repository  # noqa: PLC0415
     from hub.web.server import Server  # noqa: PLC0415
 
-    return Server(OpenedFleet(directory, settings, Store(database_url(directory, settings)), Repository(directory / "trust")))
+    place = place_of(directory, settings.database_url, settings.database_password_file)
+    return Server(OpenedFleet(directory, settings, Store(place), Repository(directory / "trust")))
 
 
 def _print_ready(ready: Path, stop: threading.Event, as_json: bool) -> None:

@@ -15,7 +15,10 @@ from fleetcast.mqtt_connection import BrokerUrl
 from hub.cli.ca import issue_hub, make_authority
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import json_option, passphrase, passphrase_option, room_for_database, show_one
+from hub.database.connection import parsed
 from hub.database.enrolments import Enrolments
+from hub.database.place import place_of
+from hub.database.postgresql import shown
 from hub.database.store import Store
 from hub.settings import SETTINGS_NAME
 from hub.signing.certificate_authority import Authority
@@ -42,6 +45,16 @@ PARTIAL = ".partial"
 )
 @click.option("--hub-url", default="", help="URL at which devices reach this hub to enrol, such as https://hub.example:8443.")
 @click.option(
+    "--database-url",
+    default="",
+    help="URL of a PostgreSQL database for the hub, without a password. Without it the database is a file in the folder.",
+)
+@click.option(
+    "--database-password-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="File whose first line is the password for --database-url.",
+)
+@click.option(
     "--cohort-nodes-min",
     default=20,
     show_default=True,
@@ -58,6 +71,8 @@ def init(
     models: tuple[str, ...],
     broker_url: str,
     hub_url: str,
+    database_url: str,
+    database_password_file: Path | None,
     cohort_nodes_min: int,
     passphrase_file: Path | None,
     as_json: bool,
@@ -73,6 +88,8 @@ def init(
         --threshold 3
       fleetcast init ./plant --fleet plant \\
         --broker mqtts://broker.example:8883 --hub-url https://hub.example:8443
+      fleetcast init ./plant --fleet plant \\
+        --database-url postgresql://hub@db.example/plant
     """
     check_name("fleet", fleet)
     models = tuple(dict.fromkeys(check_name("model", model) for model in models))
@@ -85,14 +102,19 @@ def init(
         settings.append(f"broker_url = {json.dumps(broker_url)}")
     if hub_url:
         settings += [f'enrolment_listen = "0.0.0.0:{_port(hub_url)}"', f"enrolment_url = {json.dumps(hub_url)}"]
+    if database_url:
+        settings.append(f"database_url = {json.dumps(database_url)}")
+    if database_password_file is not None:
+        settings.append(f"database_password_file = {json.dumps(str(database_password_file.resolve()))}")
     if directory.exists() and any(entry.name != PARTIAL for entry in directory.iterdir()):
         raise Ended(Exit.CONFLICT, f"{directory} is not empty: give a new folder")
+    place = _place(database_url, database_password_file)
     secret = passphrase(passphrase_file, confirm=True)
     with whole(directory.resolve()) as partial:
-        make(partial, fleet, root_keys, threshold, models, settings, secret)
+        make(partial, fleet, root_keys, threshold, models, settings, secret, place)
         if broker_url and BrokerUrl.parse(broker_url).tls:
             authority = Authority(partial, load_p256(partial / ISSUER_KEY, secret), fleet=fleet)
-            store = Store(f"sqlite:///{partial / 'hub.sqlite'}")
+            store = Store(place or place_of(partial, ""))
             issue_hub(partial, authority, Enrolments(store.database))
             store.close()
     show_one(
@@ -102,6 +124,7 @@ def init(
             "root_keys": f"{threshold} of {root_keys}",
             "models": list(models),
             "broker": broker_url or "embedded, on loopback",
+            "database": _shown(database_url) if database_url else "a file in the folder",
             "devices_enrol_at": hub_url or "nowhere: no --hub-url was given",
             "pin_on_nodes": str(directory / "root.json"),
             "take_offline": str(directory / "keys"),
@@ -154,6 +177,7 @@ def make(
     models: tuple[str, ...],
     settings: list[str],
     secret: bytes,
+    place: str | None,
 ) -> None:
     """Make a fleet in a new folder: keys, signed trust, settings, database, certificate authority."""
     for folder in ("keys", "online", "blocks", "broker"):
@@ -184,11 +208,44 @@ def make(
         path.write_bytes(data)
         path.chmod(0o644)
     (directory / SETTINGS_NAME).write_text("\n".join(settings) + "\n")
-    store = Store(f"sqlite:///{directory / 'hub.sqlite'}")
+    store = Store(place or place_of(directory, ""))
     with room_for_database(directory):
         store.create()
     store.close()
     make_authority(directory, fleet, secret)
+
+
+def _place(url: str, password_file: Path | None) -> str | None:
+    """Return where the database is, which answers and has nothing of another fleet; None for a file in the folder.
+
+    Raises:
+        Ended: something is in it.
+        Refused: no database is reached so, or it has the schema of another version.
+        Unreachable: it does not answer.
+    """
+    if not url:
+        if password_file is not None:
+            raise click.UsageError("--database-password-file needs --database-url")
+        return None
+    at = parsed(url)
+    if at.password or "password" in at.query:
+        raise click.UsageError(
+            "--database-url holds a password, which everybody on this machine can see: give --database-password-file,"
+            " or set PGPASSWORD or PGPASSFILE for every command and the hub"
+        )
+    place = place_of(Path(), url, str(password_file or ""))
+    store = Store(place)
+    try:
+        store.open()
+        if store.last_event_id() or store.count_nodes():
+            raise Ended(Exit.CONFLICT, f"the database {_shown(url)} has a fleet in it: give a new one")
+    finally:
+        store.close()
+    return place
+
+
+def _shown(url: str) -> str:
+    return shown(parsed(url))
 
 
 def _port(hub_url: str) -> int:

@@ -14,6 +14,7 @@ import click
 
 from fleetcast.cli import table_output
 from fleetcast.cli.table_output import Lines, json_option, show_one
+from hub.database.place import SQLITE_NAME, place_of
 from hub.operations.opened_fleet import check_model
 from schemas.errors import Code, Refused, Unreachable
 
@@ -40,7 +41,6 @@ __all__ = [  # `Lines`, `json_option` and `show_one` are shared with the device'
     "split",
 ]
 
-SQLITE_NAME = "hub.sqlite"
 PASSPHRASE_CHARACTERS_MAX = 4096  # more than any key takes, and /dev/zero does not fill the memory
 PAGE_NAMES_MAX = 1000  # Names in one question to the database.
 DATABASE_BYTES_MIN = 256 * 1024  # Free bytes below which a failed write of the database means a full disk.
@@ -220,8 +220,12 @@ def room_for_database(directory: Path) -> Iterator[None]:
 
 
 def database_url(directory: Path, settings: "HubSettings") -> str:
-    """Return the URL of a fleet's database."""
-    return settings.database_url or f"sqlite:///{directory / SQLITE_NAME}"
+    """Return the URL of a fleet's database.
+
+    Raises:
+        Refused: the file with its password cannot be read.
+    """
+    return place_of(directory, settings.database_url, settings.database_password_file)
 
 
 def hub_runs(directory: Path) -> bool:

@@ -133,7 +133,7 @@ def _make(found: Folder, fleet: str) -> None:
     secret = secrets.token_urlsafe(24)
     settings = [f'fleet = "{fleet}"', f"cohort_nodes_min = {COHORT_NODES_MIN}"]
     with whole(found.fleet.resolve()) as partial:
-        make(partial, fleet, 3, 2, (MODEL,), settings, secret.encode())
+        make(partial, fleet, 3, 2, (MODEL,), settings, secret.encode(), None)
         mine = Folder(partial)
         mine.own.mkdir(mode=0o700)
         mine.model.write_bytes(model(bias=0.0))

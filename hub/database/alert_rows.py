@@ -8,6 +8,7 @@ from sqlalchemy import func, insert, select
 
 from hub.database import tables
 from hub.database.connection import inserted
+from hub.database.postgresql import wait_for_writers
 from hub.database.rows import AlertRow, EventRow, RefusalRow
 from hub.database.store_part import Part
 from schemas.analytics_messages import Alert
@@ -36,6 +37,7 @@ class AlertRows(Part):
         """Return alerts after `since_id`, oldest first; the newest `limit` of them."""
         table = tables.alerts
         with self._read() as db:
+            wait_for_writers(db, table)
             rows = db.execute(select(table.c.id, table.c.body).where(table.c.id > since_id).order_by(table.c.id.desc()).limit(limit)).all()
         return [AlertRow(one, Alert.model_validate_json(body)) for one, body in reversed(rows)]
 
@@ -75,6 +77,9 @@ class AlertRows(Part):
         """Return events after `since_id`, oldest first."""
         query = select(tables.events).where(tables.events.c.id > since_id).order_by(tables.events.c.id).limit(limit)
         with self._read() as db:
+            if db.execute(query.limit(1)).first() is None:
+                return []
+            wait_for_writers(db, tables.events)
             return [EventRow(**{**row, "body": json.loads(row["body"])}) for row in db.execute(query).mappings()]
 
     def changes(self, *, since: int | None = None, limit: int = 1000, before_id: int | None = None) -> list[EventRow]:

@@ -1,16 +1,17 @@
 """Opens one SQL database: transactions that are durable when they end, and no exception of the database's own. Knows no table."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Table, TextClause, bindparam, create_engine, event, insert, text, update
+from sqlalchemy import URL, Connection, Table, TextClause, create_engine, event, insert, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
+from hub.database import postgresql
 from schemas.errors import Code, Refused, Unreachable
 
 HUB_ACTOR = "hub"
@@ -20,19 +21,27 @@ _DAMAGED, _STUCK = {_CORRUPT, _NOTADB}, {_READONLY, _IOERR, _FULL}
 _FULL_WORDS = ("disk is full", "No space", "Read-only file system")
 BUSY_SECONDS = 10  # how long a writer waits for another process's transaction
 ALONE_SECONDS = 3600  # how long one waits that changes the schema: another may bring over years
-ALONE_LOCK = 0x666C_6565_7463_6173  # "fleetcas", for PostgreSQL's lock of everybody who changes the schema
 
 
 class Database:
     """Open a database by its URL; any thread may use it."""
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
+        """Open it; nothing is connected before it is used.
+
+        Raises:
+            Refused: SETTINGS_INVALID: the URL is of no database that we know, or its driver is not installed.
+        """
         self._clock = clock
         self.actor = HUB_ACTOR  # Name under which changes are kept: a command puts its operator's in place of the hub's.
-        self._is_sqlite = make_url(url).get_backend_name() == "sqlite"
-        self._engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS} if self._is_sqlite else {})
+        at = parsed(url)
+        self._shown = postgresql.shown(at)
+        self._is_sqlite = not postgresql.is_named(at)
         if self._is_sqlite:
+            self._engine = create_engine(at, connect_args={"timeout": BUSY_SECONDS})
             event.listen(self._engine, "connect", _pragmas)
+        else:
+            self._engine = postgresql.engine(at, busy_seconds=BUSY_SECONDS)
 
     def acting(self, actor: str) -> "Database":
         """Return the same database, for changes in the name of another actor."""
@@ -51,13 +60,13 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Open a connection to read by."""
-        with _foreign(str(self._engine.url)), self._engine.connect() as db:
+        with _foreign(self._shown), self._engine.connect() as db:
             yield db
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """Begin one transaction, durable when the block ends."""
-        with _foreign(str(self._engine.url)), self._engine.begin() as db:
+        with _foreign(self._shown), self._engine.begin() as db:
             yield db
 
     @contextmanager
@@ -66,12 +75,12 @@ class Database:
 
         It is durable when the block ends, with whatever tables it makes.
         """
-        with _foreign(str(self._engine.url)), self._engine.connect() as db:
+        with _foreign(self._shown), self._engine.connect() as db:
             if self._is_sqlite:
                 db.exec_driver_sql(f"PRAGMA busy_timeout={1000 * ALONE_SECONDS}")
                 db.exec_driver_sql("BEGIN IMMEDIATE")  # Python's driver would begin at the first row written, and leave tables outside.
             else:
-                db.exec_driver_sql(f"SELECT pg_advisory_xact_lock({ALONE_LOCK})")
+                postgresql.lock_alone(db, wait_seconds=ALONE_SECONDS)
             try:
                 yield db
             except BaseException:
@@ -89,7 +98,7 @@ class Database:
 
         A crash of the process does not, and the next transaction of `write` makes it durable, too.
         """
-        with _foreign(str(self._engine.url)), self._engine.connect() as db:
+        with _foreign(self._shown), self._engine.connect() as db:
             if self._is_sqlite:
                 db.exec_driver_sql("PRAGMA synchronous=NORMAL")  # The journal is in order, so that nothing later is there without it.
             else:
@@ -107,6 +116,22 @@ class Database:
         """Return the rows that a query finds with these values, each made by `kind`."""
         with self.read() as db:
             return [kind(**row) for row in db.execute(query, values).mappings()]
+
+
+def parsed(url: str) -> URL:
+    """Return a database's URL in parts.
+
+    Raises:
+        Refused: SETTINGS_INVALID: it is no URL, or of another kind of database. The reason does not repeat it: it may hold a password.
+    """
+    try:
+        at = make_url(url)
+    except (ArgumentError, ValueError):
+        at = None
+    if at is None or not (at.get_backend_name() == "sqlite" or postgresql.is_named(at)):
+        found = "no URL" if at is None else f"{at.drivername}://"
+        raise Refused(Code.SETTINGS_INVALID, f"database_url must look like postgresql://user@host/name, found {found}")
+    return at
 
 
 def _pragmas(connection: Any, record: object) -> None:
@@ -129,6 +154,8 @@ def _foreign(url: str) -> Iterator[None]:
 
 def _named(url: str, error: BaseException | None) -> Refused | Unreachable:
     """Return what a database's own error means to an operator."""
+    if (found := postgresql.named(url, error)) is not None:
+        return found
     text, code = str(error), getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _DAMAGED:
         mend = "restore it from a backup (docs/operations.md), or move it away to begin a new one"
@@ -136,7 +163,7 @@ def _named(url: str, error: BaseException | None) -> Refused | Unreachable:
     if code in _STUCK or any(sign in text for sign in _FULL_WORDS):
         mend = "make room on its disk, or make it writable; what waits goes on by itself"
         return Refused(Code.DISK_FULL, f"the hub's database {url} cannot be written: {text}; {mend}")
-    return Unreachable(f"database {url}: {text}")
+    return Unreachable(f"database {url}: {postgresql.in_words(error)}")
 
 
 def fields(row: Any) -> dict[str, Any]:
@@ -151,20 +178,9 @@ def where(statement: Any, table: Table, key: Mapping[str, Any]) -> Any:
     return statement
 
 
-@lru_cache(maxsize=64)
-def _replacing(table: Table, key: tuple[str, ...], names: tuple[str, ...]) -> tuple[Any, Any]:
-    """Return the two statements of `put`: to put them together takes longer than to carry them out."""
-    values = {name: bindparam(f"new_{name}", type_=table.c[name].type) for name in names}
-    same = [table.c[name] == bindparam(f"key_{name}", type_=table.c[name].type) for name in key]
-    return update(table).where(*same).values(values), insert(table).values(values)
-
-
-def put(db: Connection, table: Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """Replace or insert one row, in words that every database knows."""
-    replace, add = _replacing(table, tuple(key), tuple(values))
-    bound = {f"new_{name}": value for name, value in values.items()}
-    if not db.execute(replace, {**bound, **{f"key_{name}": value for name, value in key.items()}}).rowcount:
-        db.execute(add, bound)
+def put(db: Connection, table: Table, key: Iterable[str], values: Mapping[str, Any]) -> None:
+    """Replace or insert one row by one statement; `key` are the names of the columns by which it is found."""
+    db.execute(_upserting(table, tuple(key), tuple(values)), dict(values))
 
 
 @lru_cache(maxsize=64)
@@ -177,9 +193,10 @@ def _upserting(table: Table, key: tuple[str, ...], names: tuple[str, ...]) -> Te
 
 
 def put_all(db: Connection, table: Table, key: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Replace or insert many rows by one statement; all have the same columns."""
+    """Replace or insert many rows by one statement; all have the same columns. All writers take rows in the same order."""
     if rows:
-        db.execute(_upserting(table, tuple(key), tuple(rows[0])), [dict(row) for row in rows])
+        ordered = sorted(rows, key=lambda row: tuple(row[name] for name in key))
+        db.execute(_upserting(table, tuple(key), tuple(rows[0])), [dict(row) for row in ordered])
 
 
 def inserted(db: Connection, table: Table, values: Mapping[str, Any]) -> int:

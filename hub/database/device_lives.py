@@ -12,6 +12,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from hub.core.enrol.enrolment import Life
 from hub.database import tables
 from hub.database.connection import Database, fields, put
+from hub.database.postgresql import lock_revisions
 from hub.database.rows import NodeMarks, NodeRow, marks_of
 
 _LIFE_FIELDS = ("node", "state", "at", "expires_at", "old_key", "fingerprint", "reported_at", "actor")
@@ -184,4 +185,5 @@ def _event(db: Connection, now: int, text: str, body: dict[str, Any], actor: str
 
 
 def _next_revision(db: Connection) -> int:
+    lock_revisions(db, tables.device_lives)
     return int(db.execute(select(func.max(tables.device_lives.c.revision))).scalar() or 0) + 1

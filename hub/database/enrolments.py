@@ -16,6 +16,7 @@ from hub.core.enrol.enrolment import Standing, TokenFacts
 from hub.database import tables
 from hub.database.connection import Database, put
 from hub.database.device_lives import settle
+from hub.database.postgresql import lock_revisions
 
 TOKEN_SECONDS_KEPT = 30 * 86_400  # past its expiry a token is kept, to say why it was refused
 CERTIFICATE_SECONDS_KEPT = 2 * 365 * 86_400  # past its expiry, for the way back and for the curious
@@ -263,4 +264,5 @@ def _put_node(db: Connection, values: Mapping[str, Any]) -> None:
 
 
 def _next_revision(db: Connection) -> int:
+    lock_revisions(db, tables.enrolments)
     return int(db.execute(select(func.max(tables.enrolments.c.revision))).scalar() or 0) + 1

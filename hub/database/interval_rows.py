@@ -9,15 +9,15 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from fleetcast.counted import counted as in_words
 from hub.core.drift.intervals import Sums, add_up, merge
-from hub.database import tables
+from hub.database import tables, writers
 from hub.database.connection import fields, put, where
 from hub.database.rows import INTERVAL_KEY, IntervalRow, Learnt, StreamRow, WindowRow
 from hub.database.store_part import Part
+from hub.database.writers import IntervalKey
 from schemas.analytics_messages import Drift
 
 STREAM_SECONDS = 35 * 86_400  # a stream that got nothing for this long is over, and counts no longer among the others
 
-IntervalKey = tuple[bytes, str, int, int, bool]  # the values of INTERVAL_KEY
 _SUMS = ("windows", "rows", "reference_rows", "noise_units", "late", "last_at", "counts", "subgroups")
 _GROW = (
     update(tables.intervals)
@@ -40,10 +40,12 @@ class IntervalRows(Part):
     """Read and write windows, intervals, tests and streams."""
 
     def add_windows(self, rows: Sequence[WindowRow]) -> list[bool]:
-        """Add windows to their intervals, all in one transaction; False for those whose id was seen."""
+        """Add windows to their intervals, all in one transaction; False for those whose id was seen.
+
+        Several processes may do so at once: an id is claimed and an interval is locked before it is read.
+        """
         with self._write() as db:
-            ids = [row.id for row in rows]
-            seen = set(db.execute(select(tables.windows_seen.c.id).where(tables.windows_seen.c.id.in_(ids))).scalars())
+            seen = writers.seen_before(db, [row.id for row in rows], at=self._now())
             fresh: list[bool] = []
             members: dict[IntervalKey, list[WindowRow]] = {}
             for row in rows:
@@ -51,9 +53,8 @@ class IntervalRows(Part):
                 if fresh[-1]:
                     seen.add(row.id)
                     members.setdefault((row.release, row.cohort, row.start, row.seconds, row.calibrated), []).append(row)
-            new = [{"id": row.id, "at": self._now()} for row, is_fresh in zip(rows, fresh, strict=True) if is_fresh]
-            if new:
-                db.execute(insert(tables.windows_seen), new)
+            if members:
+                writers.remember(db, [row.id for row, is_fresh in zip(rows, fresh, strict=True) if is_fresh], at=self._now())
                 _add_to_intervals(db, members, self._now())
         return fresh
 
@@ -166,12 +167,13 @@ class IntervalRows(Part):
 
 
 def _add_to_intervals(db: Connection, members: Mapping[IntervalKey, Sequence[WindowRow]], now: int) -> None:
+    writers.lock_intervals(db, {key: those[0].model for key, those in members.items()})
     known = _known_intervals(db, members)
     added: list[dict[str, Any]] = []
     grown: list[dict[str, Any]] = []
     for key, those in members.items():
         sums, found = add_up(those, [row.group for row in those]), known.get(key)
-        if found is not None:
+        if found is not None and found["windows"]:
             sums = merge(_sums(found), sums, tested=found["tested_windows"] > 0)
         values = {
             "windows": sums.windows,

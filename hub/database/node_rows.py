@@ -6,6 +6,7 @@ from sqlalchemy import bindparam, case, func, select
 
 from hub.database import tables
 from hub.database.connection import fields, put_all
+from hub.database.postgresql import lock_names
 from hub.database.rows import NodeRow
 from hub.database.store_part import Part
 
@@ -26,6 +27,7 @@ class NodeRows(Part):
         """Keep nodes' reports of themselves, all in one transaction; a change of status is an event. Of one node the last report counts."""
         latest = {row.node: row for row in rows}
         with self._write() as db:
+            lock_names(db, latest)
             before = {row.node: row.status for row in db.execute(_STATUSES, {"names": list(latest)})}
             put_all(db, tables.nodes, ("node",), [fields(row) for row in latest.values()])
             found = list[tuple[str, dict[str, str]]]()

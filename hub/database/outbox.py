@@ -14,6 +14,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from hub.core.floods.fair_places import surplus
 from hub.database.connection import Database
+from hub.database.postgresql import wait_for_writers
 from hub.database.tables import alerts, deliveries, events, receivers
 from schemas.analytics_messages import Alert
 
@@ -68,9 +69,10 @@ class Outbox:
         with self._database.read() as db:  # most of the time there is nothing, and a reader keeps nobody waiting
             cursor = int(db.execute(select(receivers.c.cursor).where(receivers.c.name == name)).scalar_one())
             query = select(alerts.c.id, alerts.c.body).where(alerts.c.id > cursor).order_by(alerts.c.id).limit(PAGE)
+            if db.execute(query.limit(1)).first() is None:
+                return
+            wait_for_writers(db, alerts)
             found = [(int(row.id), Alert.model_validate_json(row.body)) for row in db.execute(query)]
-        if not found:
-            return
         due = [number for number, alert in found if wanted(alert)]
         with self._database.write() as db:
             moved = update(receivers).where(receivers.c.name == name, receivers.c.cursor == cursor).values(cursor=found[-1][0])

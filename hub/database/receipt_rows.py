@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Select, bindparam, delete, func, insert, sele
 from hub.core.rollouts.receipt_order import Newest, epoch_of, newer
 from hub.database import tables
 from hub.database.connection import fields, put_all
+from hub.database.postgresql import lock_names
 from hub.database.rows import EarlyReceiptRow, Kept, ReceiptRow, Served, served_after
 from hub.database.store_part import Part
 
@@ -47,6 +48,7 @@ class ReceiptRows(Part):
         """
         table, found = tables.receipts, list[Kept]()
         with self._write() as db:
+            lock_names(db, {row.node for row in rows})
             here, newest = _known(db, rows)
             new: dict[tuple[str, int], ReceiptRow] = {}
             replaced = set[str]()

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, select, text
 
 from hub.database import tables
 from hub.database.connection import put
@@ -45,8 +45,12 @@ def _put_retained(db: Connection, digest: bytes, size_bytes: int, expires_at: in
     put(db, tables.retained, {"digest": digest}, {"digest": digest, "bytes": size_bytes, "expires_at": expires_at})
 
 
+_COUNT = text(  # SQLite and PostgreSQL read the same words; what is there is added to by the database, so that no writer loses another's.
+    f"INSERT INTO {tables.publishes.name} AS known (digest, count, bytes, last_at) VALUES (:digest, 1, :bytes, :now)"  # noqa: S608  # a name of our own
+    " ON CONFLICT (digest) DO UPDATE"
+    " SET count = known.count + 1, bytes = known.bytes + excluded.bytes, last_at = excluded.last_at"
+)
+
+
 def _count(db: Connection, digest: bytes, size_bytes: int, now: int) -> None:
-    table = tables.publishes
-    values = {"count": table.c.count + 1, "bytes": table.c.bytes + size_bytes, "last_at": now}
-    if not db.execute(update(table).where(table.c.digest == digest).values(values)).rowcount:
-        db.execute(insert(table).values(digest=digest, count=1, bytes=size_bytes, last_at=now))
+    db.execute(_COUNT, {"digest": digest, "bytes": size_bytes, "now": now})

@@ -7,13 +7,19 @@ from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, Larg
 metadata = MetaData()
 # SQLite numbers rows by itself only for a plain INTEGER key.
 _serial = BigInteger().with_variant(Integer, "sqlite")
+# PostgreSQL would refuse what is longer, where SQLite does not look, and would sort by the server's language.
+_TEXT = Text(collation="C")
+
+
+def _characters(most: int) -> String:
+    return String(most).with_variant(_TEXT, "postgresql")
 
 
 def _interval_key() -> tuple[Column[Any], ...]:
     """Return the columns that name an interval, in every table that has them: `hub.database.rows.INTERVAL_KEY`."""
     return (
         Column("release", LargeBinary(32), primary_key=True),
-        Column("cohort", String(64), primary_key=True),
+        Column("cohort", _characters(64), primary_key=True),
         Column("start", BigInteger, primary_key=True),
         Column("seconds", BigInteger, primary_key=True),
         Column("calibrated", Boolean, primary_key=True),
@@ -23,13 +29,13 @@ def _interval_key() -> tuple[Column[Any], ...]:
 nodes = Table(
     "nodes",
     metadata,
-    Column("node", String(64), primary_key=True),
+    Column("node", _characters(64), primary_key=True),
     Column("session", BigInteger, nullable=False),
-    Column("status", String(16), nullable=False),
+    Column("status", _characters(16), nullable=False),
     Column("last_seen", BigInteger, nullable=False),
     Column("state", LargeBinary, nullable=False),
     Column("public_key", LargeBinary, nullable=False),
-    Column("cohort", String(64), nullable=False),
+    Column("cohort", _characters(64), nullable=False),
 )
 
 # How long the hub has listened to its nodes in all (hub/core/rollouts/listening.py), in one row, and when each node was last heard on that
@@ -44,7 +50,7 @@ listened = Table(
 heard = Table(
     "heard",
     metadata,
-    Column("node", String(64), primary_key=True),
+    Column("node", _characters(64), primary_key=True),
     Column("at", Double, nullable=False),
     Column("last_seen", BigInteger, nullable=False, server_default="0"),  # By the wall clock; `nodes` has that of the last report kept.
 )
@@ -52,16 +58,16 @@ heard = Table(
 receipts = Table(
     "receipts",
     metadata,
-    Column("node", String(64), primary_key=True),
+    Column("node", _characters(64), primary_key=True),
     Column("sequence", BigInteger, primary_key=True),
     Column("received_at", BigInteger, nullable=False),
     Column("at", BigInteger, nullable=False),
-    Column("outcome", String(16), nullable=False),
-    Column("model", String(64)),
-    Column("version", String(64)),
+    Column("outcome", _characters(16), nullable=False),
+    Column("model", _characters(64)),
+    Column("version", _characters(64)),
     Column("digest", LargeBinary),
     Column("since", BigInteger),
-    Column("code", String(64), nullable=False),
+    Column("code", _characters(64), nullable=False),
     Column("reason", Text, nullable=False),
     Column("sealed", LargeBinary, nullable=False),
     Column("epoch", BigInteger, nullable=False, server_default="0"),
@@ -76,8 +82,8 @@ receipts = Table(
 serving = Table(
     "serving",
     metadata,
-    Column("node", String(64), primary_key=True),
-    Column("model", String(64), primary_key=True),
+    Column("node", _characters(64), primary_key=True),
+    Column("model", _characters(64), primary_key=True),
     Column("digest", LargeBinary),
     Column("served_by", BigInteger),
     Column("epoch", BigInteger, nullable=False),
@@ -90,7 +96,7 @@ serving = Table(
 proofs = Table(
     "proofs",
     metadata,
-    Column("node", String(64), primary_key=True),
+    Column("node", _characters(64), primary_key=True),
     Column("body", LargeBinary, nullable=False),
 )
 
@@ -98,7 +104,7 @@ early_receipts = Table(
     "early_receipts",
     metadata,
     Column("id", _serial, primary_key=True, autoincrement=True),
-    Column("node", String(64), nullable=False, index=True),
+    Column("node", _characters(64), nullable=False, index=True),
     Column("at", BigInteger, nullable=False),
     Column("sealed", LargeBinary, nullable=False),
 )
@@ -108,8 +114,8 @@ early_windows = Table(
     "early_windows",
     metadata,
     Column("id", _serial, primary_key=True, autoincrement=True),
-    Column("model", String(64), nullable=False),
-    Column("cohort", String(64), nullable=False),
+    Column("model", _characters(64), nullable=False),
+    Column("cohort", _characters(64), nullable=False),
     Column("at", BigInteger, nullable=False),
     Column("window", LargeBinary, nullable=False),
 )
@@ -119,20 +125,20 @@ commands = Table(
     metadata,
     Column("id", _serial, primary_key=True, autoincrement=True),
     Column("at", BigInteger, nullable=False),
-    Column("kind", String(16), nullable=False),
-    Column("model", String(64), nullable=False),
+    Column("kind", _characters(16), nullable=False),
+    Column("model", _characters(64), nullable=False),
     Column("body", Text, nullable=False),
-    Column("state", String(16), nullable=False, index=True),
-    Column("code", String(64), nullable=False),
+    Column("state", _characters(16), nullable=False, index=True),
+    Column("code", _characters(64), nullable=False),
     Column("text", Text, nullable=False),
-    Column("actor", String(64)),
+    Column("actor", _characters(64)),
 )
 
 rollouts = Table(
     "deployment_rollouts",  # An earlier hub's table `rollouts` has one a model; hub/database/migrations.py takes it over.
     metadata,
-    Column("model", String(64), primary_key=True),
-    Column("deployment", String(64), primary_key=True),
+    Column("model", _characters(64), primary_key=True),
+    Column("deployment", _characters(64), primary_key=True),
     Column("serial", BigInteger, nullable=False),
     Column("document", LargeBinary, nullable=False),
     Column("stage_entered_at", BigInteger, nullable=False),
@@ -146,7 +152,7 @@ rollouts = Table(
     Column("failed", Integer, nullable=False),
     Column("silent", Integer, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
-    Column("actor", String(64)),
+    Column("actor", _characters(64)),
     Column("tries_from", BigInteger),
 )
 
@@ -163,7 +169,7 @@ intervals = Table(
     "merged_intervals",  # a first hub's table `intervals` did not keep calibrated windows apart; hub/database/migrations.py takes it over
     metadata,
     *_interval_key(),
-    Column("model", String(64), nullable=False),
+    Column("model", _characters(64), nullable=False),
     Column("windows", BigInteger, nullable=False),
     Column("late", BigInteger, nullable=False),
     Column("rows", BigInteger, nullable=False),
@@ -191,13 +197,13 @@ withheld = Table(
 drifts = Table(
     "drift_tests",  # earlier tables did not keep calibrated windows apart, nor accuracy; hub/database/migrations.py takes them over
     metadata,
-    Column("model", String(64), primary_key=True),
-    Column("version", String(64), primary_key=True),
-    Column("cohort", String(64), primary_key=True),
+    Column("model", _characters(64), primary_key=True),
+    Column("version", _characters(64), primary_key=True),
+    Column("cohort", _characters(64), primary_key=True),
     Column("start", BigInteger, primary_key=True),
     Column("seconds", BigInteger, primary_key=True),
     Column("calibrated", Boolean, primary_key=True),
-    Column("about", String(16), primary_key=True),  # empty: the release's signals
+    Column("about", _characters(16), primary_key=True),  # empty: the release's signals
     Column("first_tested_at", BigInteger, nullable=False),
     Column("tested_at", BigInteger, nullable=False),  # the last time: again for every window that comes late
     Column("alarm", Boolean, nullable=False),
@@ -213,7 +219,7 @@ drifts = Table(
 newest_drifts = Table(
     "newest_drifts",
     metadata,
-    Column("model", String(64), primary_key=True),
+    Column("model", _characters(64), primary_key=True),
     Column("tested_at", BigInteger, nullable=False),
     Column("body", Text, nullable=False),
 )
@@ -232,8 +238,8 @@ streams = Table(
     "streams",
     metadata,
     Column("release", LargeBinary(32), primary_key=True),
-    Column("cohort", String(64), primary_key=True),
-    Column("model", String(64), nullable=False),
+    Column("cohort", _characters(64), primary_key=True),
+    Column("model", _characters(64), nullable=False),
     Column("state", LargeBinary, nullable=False),
     Column("log_evidence", Double, nullable=False),
     Column("episode", Text),
@@ -245,8 +251,8 @@ alerts = Table(
     metadata,
     Column("id", _serial, primary_key=True, autoincrement=True),
     Column("at", BigInteger, nullable=False),
-    Column("kind", String(32), nullable=False),
-    Column("model", String(64)),
+    Column("kind", _characters(32), nullable=False),
+    Column("model", _characters(64)),
     Column("body", Text, nullable=False),
     Index("alerts_by_age", "at"),
     Index("alerts_by_kind", "kind", "at"),
@@ -257,8 +263,8 @@ refusals = Table(
     metadata,
     Column("id", _serial, primary_key=True, autoincrement=True),
     Column("at", BigInteger, nullable=False),
-    Column("topic", String(256), nullable=False),
-    Column("code", String(64), nullable=False),
+    Column("topic", _characters(256), nullable=False),
+    Column("code", _characters(64), nullable=False),
     Column("reason", Text, nullable=False),
     Index("refusals_by_age", "at"),
 )
@@ -285,10 +291,10 @@ events = Table(
     metadata,
     Column("id", _serial, primary_key=True, autoincrement=True),
     Column("at", BigInteger, nullable=False),
-    Column("kind", String(32), nullable=False),
+    Column("kind", _characters(32), nullable=False),
     Column("text", Text, nullable=False),
     Column("body", Text, nullable=False),
-    Column("actor", String(64)),  # Name of the person or program that changed the fleet, where that is what happened.
+    Column("actor", _characters(64)),  # Name of the person or program that changed the fleet, where that is what happened.
     Index("events_by_actor", "actor"),
 )
 
@@ -297,37 +303,37 @@ enrolment_tokens = Table(
     "enrolment_tokens",
     metadata,
     Column("digest", LargeBinary(32), primary_key=True),
-    Column("node", String(64), nullable=False, index=True),
-    Column("cohort", String(64), nullable=False),
+    Column("node", _characters(64), nullable=False, index=True),
+    Column("cohort", _characters(64), nullable=False),
     Column("labels", Text, nullable=False),
     Column("made_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     Column("used_at", BigInteger),
     Column("public_key", LargeBinary),
-    Column("serial", String(40)),
+    Column("serial", _characters(40)),
 )
 
 enrolments = Table(
     "enrolments",
     metadata,
-    Column("node", String(64), primary_key=True),
+    Column("node", _characters(64), primary_key=True),
     Column("public_key", LargeBinary, nullable=False),
     Column("earlier_key", LargeBinary),
-    Column("cohort", String(64), nullable=False),
+    Column("cohort", _characters(64), nullable=False),
     Column("labels", Text, nullable=False),
     Column("enrolled_at", BigInteger, nullable=False),
     Column("renewed_at", BigInteger, nullable=False),
     Column("revoked_at", BigInteger),
-    Column("serial", String(40), nullable=False),
+    Column("serial", _characters(40), nullable=False),
     Column("revision", BigInteger, nullable=False, index=True),
 )
 
 certificates = Table(
     "certificates",
     metadata,
-    Column("serial", String(40), primary_key=True),
-    Column("name", String(255), nullable=False, index=True),
-    Column("kind", String(8), nullable=False),
+    Column("serial", _characters(40), primary_key=True),
+    Column("name", _characters(255), nullable=False, index=True),
+    Column("kind", _characters(8), nullable=False),
     Column("not_after", BigInteger, nullable=False, index=True),
     Column("certificate", LargeBinary, nullable=False),
     Column("revoked_at", BigInteger, index=True),
@@ -337,22 +343,22 @@ certificates = Table(
 device_lives = Table(
     "device_lives",
     metadata,
-    Column("node", String(64), primary_key=True),
-    Column("state", String(16), nullable=False),
+    Column("node", _characters(64), primary_key=True),
+    Column("state", _characters(16), nullable=False),
     Column("at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("old_key", LargeBinary),
     Column("fingerprint", LargeBinary),
     Column("reported_at", BigInteger),
     Column("revision", BigInteger, nullable=False, index=True),
-    Column("actor", String(64)),
+    Column("actor", _characters(64)),
 )
 
 # Names that two devices use.
 duplicate_nodes = Table(
     "duplicate_nodes",
     metadata,
-    Column("node", String(64), primary_key=True),
+    Column("node", _characters(64), primary_key=True),
     Column("since", BigInteger, nullable=False),
     Column("last_at", BigInteger, nullable=False),
 )
@@ -361,7 +367,7 @@ duplicate_nodes = Table(
 other_keys = Table(
     "other_keys",
     metadata,
-    Column("node", String(64), primary_key=True),
+    Column("node", _characters(64), primary_key=True),
     Column("since", BigInteger, nullable=False),
     Column("fingerprint", LargeBinary(32), nullable=False),
 )
@@ -370,7 +376,7 @@ other_keys = Table(
 receivers = Table(
     "receivers",
     metadata,
-    Column("name", String(128), primary_key=True),
+    Column("name", _characters(128), primary_key=True),
     Column("cursor", BigInteger, nullable=False),
     Column("delivered", BigInteger, nullable=False),
     Column("given_up", BigInteger, nullable=False),
@@ -382,7 +388,7 @@ receivers = Table(
 deliveries = Table(
     "deliveries",
     metadata,
-    Column("receiver", String(128), primary_key=True),
+    Column("receiver", _characters(128), primary_key=True),
     Column("alert", BigInteger, primary_key=True),
     Column("made_at", BigInteger, nullable=False),
     Column("due_at", BigInteger, nullable=False),

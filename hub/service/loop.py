@@ -39,6 +39,7 @@ from hub.core.rollouts import fleet
 from hub.database.database_file import DatabaseFile
 from hub.database.drift_queries import Findings
 from hub.database.hearing import Hearing
+from hub.database.place import place_of
 from hub.database.store import Store
 from hub.publish.block_store import BlockStore
 from hub.publish.check_results import Checks
@@ -104,11 +105,6 @@ RIVAL_SECONDS = 6 * 3600.0  # between two alerts about a second hub
 READY_NAME = "hub.ready"
 
 
-def database_url(directory: Path, settings: HubSettings) -> str:
-    """Return where a fleet's database is; the operator's commands open the same one."""
-    return settings.database_url or f"sqlite:///{directory / 'hub.sqlite'}"
-
-
 class Service:
     """Run one hub. While it runs, `hub.ready` in the fleet's folder says its process id and where its broker is, for scripts.
 
@@ -134,9 +130,10 @@ class Service:
         self._rng = rng or Random()
         self._lock = locked(directory)
         self._inbox = inbox or Inbox(Topics(settings.fleet), settings, monotonic=monotonic)
-        self._store = Store(database_url(directory, settings), clock=wall)
+        place = place_of(directory, settings.database_url, settings.database_password_file)
+        self._store = Store(place, clock=wall)
         self._store.create()
-        self._file = DatabaseFile(database_url(directory, settings))
+        self._file = DatabaseFile(place)
         self._listening = ListeningClock(Hearing(self._store.database), monotonic=monotonic)
         self._notes = Notes(self._store, publish=self._publish_insight, clock=wall)
         self._own_disk = OwnDisk(self._notes, publish=self._publish_insight, wall=wall, monotonic=monotonic)

@@ -21,6 +21,7 @@ from schemas.accuracy import Accuracy
 from schemas.analytics_messages import Alert, Drift, MergedWindow
 from schemas.manifest import Manifest, Privacy
 from schemas.names import sha256
+from tests.databases import url_of
 from tests.hub.hubs import Fleet
 
 DAY = 86_400
@@ -47,7 +48,7 @@ class Days:
 
     def __post_init__(self) -> None:
         self.fleet = Fleet(self.directory)
-        self.store = Store(f"sqlite:///{self.directory / 'hub.sqlite'}", clock=lambda: self.now)
+        self.store = Store(url_of(self.directory / "hub.sqlite"), clock=lambda: self.now)
         self.store.create()
         self.start()
 

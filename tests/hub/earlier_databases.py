@@ -1,9 +1,16 @@
 """Databases of earlier versions, made of one of this version."""
 
-import sqlite3
+from typing import Protocol
 
 
-def as_before_versions(db: sqlite3.Connection) -> None:
+class Connection(Protocol):
+    """A connection of sqlite3 or of psycopg."""
+
+    def execute(self, query: str, /) -> object:
+        """Carry out one statement."""
+
+
+def as_before_versions(db: Connection) -> None:
     """Make the schema what it was before databases carried a version, with all rows."""
     for name in ("alembic_version", "serving", "proofs", "api_tokens", "api_requests"):
         db.execute(f"DROP TABLE {name}")

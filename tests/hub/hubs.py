@@ -38,6 +38,7 @@ from schemas.topics import Topics
 from schemas.window import Window, expected_counts, pack_counts
 from tests.broker.client import Client
 from tests.brokers import FLEET, Broker
+from tests.databases import ON_POSTGRESQL, url_of
 
 T = TypeVar("T")
 BLOCK_BYTES, BLOCKS = 20_000, 5
@@ -95,7 +96,7 @@ class Fleet:
     @property
     def store(self) -> Store:
         """Its database, as an operator's command opens it."""
-        store = Store(f"sqlite:///{self.directory / 'hub.sqlite'}")
+        store = Store(url_of(self.directory / "hub.sqlite"))
         store.create()
         return store
 
@@ -149,6 +150,8 @@ class Fleet:
             "connect_seconds": 60.0,
             "window_age_days_max": 36_500,
         }
+        if ON_POSTGRESQL:
+            fields["database_url"] = url_of(self.directory / "hub.sqlite")
         if broker is not None:
             fields["broker_url"] = broker.url("hub")
         if tls is not None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
 
+from hub.database.schema_version import VERSION_TABLE
+
 FORMER_TABLES = frozenset({"intervals", "rollouts", "drifts", "drift_results"})  # Tables that only earlier versions have.
 
 
@@ -39,3 +41,13 @@ def upgrade(db: Connection) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.attributes["connection"] = db
     command.upgrade(config, "head")
+    if db.dialect.name == "postgresql":
+        _without_bounds(db)
+
+
+def _without_bounds(db: Connection) -> None:
+    """Give PostgreSQL's columns of text the type that a new database has: revisions have bounds, which SQLite does not look at."""
+    bounded = "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = current_schema() AND data_type = :kind"
+    for table, column in db.execute(text(bounded), {"kind": "character varying"}).all():
+        if table != VERSION_TABLE:
+            db.execute(text(f'ALTER TABLE {table} ALTER COLUMN "{column}" TYPE TEXT COLLATE "C"'))

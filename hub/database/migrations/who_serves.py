@@ -45,7 +45,8 @@ def fill(db: Connection) -> None:
 
 def _serves(db: Connection) -> Iterator[dict[str, Any]]:
     query = "SELECT node, model, outcome, digest, epoch, sequence FROM receipts WHERE model IS NOT NULL ORDER BY node, epoch, sequence"
-    for node, receipts in groupby(db.execution_options(yield_per=PIECE).execute(text(query)), key=lambda row: row.node):
+    # The option is the query's alone: set on the connection it would have PostgreSQL read inserts by a cursor, too.
+    for node, receipts in groupby(db.execute(text(query), execution_options={"yield_per": PIECE}), key=lambda row: row.node):
         found: dict[str, dict[str, Any]] = {}
         for row in receipts:
             one = found.setdefault(row.model, {"node": node, "model": row.model, "digest": None, "served_by": None})

@@ -1,20 +1,22 @@
 """Webhooks against a real HTTP server that fails, hangs and redirects: at least once, with the same id, and nobody waits for another."""
 
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
+from sqlalchemy import delete
 
 from hub.alerts.receivers import Webhook
 from hub.alerts.webhooks import Poster, read_secret, signed
 from hub.database import outbox as outbox_module
+from hub.database import tables
 from hub.database.outbox import Outbox
 from hub.database.store import Store
 from hub.service.alerts.webhook_delivery import GIVE_UP_SECONDS, RETRY, WebhookTeller
 from schemas.analytics_messages import Alert
 from schemas.errors import Refused, Unreachable
+from tests.databases import url_of
 from tests.hub.receiving import SECRET, Got, Receiver, receiving
 
 NOON = 1_774_400_000
@@ -31,7 +33,7 @@ class Desk:
 
     def start(self) -> None:
         """A new process over the same database."""
-        self.store = Store(f"sqlite:///{self.directory / 'hub.sqlite'}", clock=lambda: self.now)
+        self.store = Store(url_of(self.directory / "hub.sqlite"), clock=lambda: self.now)
         self.store.create()
         self.outbox = Outbox(self.store.database)
         self.outbox.keep_only([self.webhook.receiver])
@@ -232,8 +234,8 @@ def test_an_alert_that_is_not_kept_any_more_waits_for_nobody(tmp_path: Path, rec
     desk = Desk(tmp_path, receiver)
     desk.alert()
     desk.turns(1)
-    with sqlite3.connect(tmp_path / "hub.sqlite") as db:
-        db.execute("delete from alerts")
+    with desk.store.database.write() as db:
+        db.execute(delete(tables.alerts))
     desk.start()
 
     assert desk.outbox.receivers()[0].waiting == 0

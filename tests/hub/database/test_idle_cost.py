@@ -14,9 +14,12 @@ from hub.database.drift_queries import Findings
 from hub.database.retention import Retention
 from hub.database.store import Store
 from schemas.errors import Refused
+from tests.databases import only_sqlite
 from tests.hub.earlier_databases import as_before_versions
 from tests.hub.hubs import START, WINDOW_SECONDS
 from tests.hub.service.telemetry.test_drift_job import Hub
+
+pytestmark = only_sqlite
 
 FEW, MANY = 200, 2000  # intervals of before, of one stream each hour
 STEPS = 10  # between two looks of the counter

@@ -23,7 +23,10 @@ from hub.database.schema_version import HEAD, REVISIONS
 from hub.database.store import Store
 from schemas.errors import Code, Refused
 from schemas.names import sha256
+from tests.databases import only_sqlite, url_of
 from tests.hub.earlier_databases import as_before_versions
+
+pytestmark = only_sqlite
 
 NODES = 20
 NEWER = "9999"
@@ -51,7 +54,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def store_of(path: Path) -> Store:
-    return Store(f"sqlite:///{path}")
+    return Store(url_of(path))
 
 
 def check_taken_over(path: Path) -> None:

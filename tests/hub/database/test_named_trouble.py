@@ -12,7 +12,10 @@ from sqlalchemy import text
 from hub.cli.errors import Exit
 from hub.database.store import Store
 from schemas.errors import Code, Refused
+from tests.databases import only_sqlite
 from tests.small_disk import small_disk
+
+pytestmark = only_sqlite
 
 FLEETCAST = Path(sys.executable).parent / "fleetcast"
 

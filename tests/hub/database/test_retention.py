@@ -13,6 +13,7 @@ from hub.database.rows import CountedRow, StreamRow
 from hub.database.store import ReceiptRow, Store
 from schemas.analytics_messages import Alert
 from schemas.names import sha256
+from tests.databases import url_of
 from tests.hub.database.test_store import Clock, drift, window
 
 
@@ -23,7 +24,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def store(tmp_path: Path, clock: Clock) -> Store:
-    made = Store(f"sqlite:///{tmp_path / 'hub.sqlite'}", clock=clock)
+    made = Store(url_of(tmp_path / "hub.sqlite"), clock=clock)
     made.create()
     return made
 

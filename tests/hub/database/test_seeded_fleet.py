@@ -16,10 +16,13 @@ from hub.database.rows import ReceiptRow
 from hub.database.store import Store
 from schemas.errors import Refused
 from schemas.names import sha256
+from tests.databases import only_sqlite
 from tests.hub.database.test_idle_cost import STEPS, counted_steps
 from tests.hub.earlier_databases import as_before_versions
 from tools import seed_fleet
 from tools.seed_fleet import Plan
+
+pytestmark = only_sqlite
 
 DAYS = (2, 40)
 NOW = int(time.time())

@@ -10,6 +10,9 @@ from hub.database import sqlite_reader, tables
 from hub.database.hearing import Hearing
 from hub.database.rows import NodePage, NodeRow, ReceiptRow
 from hub.database.store import Store
+from tests.databases import only_sqlite
+
+pytestmark = only_sqlite
 
 NODES = [NodeRow(name, 3, "online", 7, b"state", b"key", "nyc") for name in ("b", "a")]
 RECEIPTS = [

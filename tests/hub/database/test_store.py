@@ -17,6 +17,7 @@ from hub.database.store import NodeRow, ReceiptRow, RolloutRow, Store, WindowRow
 from schemas.analytics_messages import Alert, Drift, SignalDrift
 from schemas.errors import Refused
 from schemas.names import sha256
+from tests.databases import only_sqlite, url_of
 from tests.hub.earlier_databases import as_before_versions
 
 RELEASE = sha256(b"release")
@@ -37,7 +38,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def store(tmp_path: Path, clock: Clock) -> Store:
-    made = Store(f"sqlite:///{tmp_path / 'hub.sqlite'}", clock=clock)
+    made = Store(url_of(tmp_path / "hub.sqlite"), clock=clock)
     made.create()
     return made
 
@@ -67,7 +68,7 @@ def test_everything_is_there_after_a_restart(tmp_path: Path, store: Store) -> No
     store.note_sends([(RELEASE, 5, 1600)], [])
     store.close()
 
-    again = Store(f"sqlite:///{tmp_path / 'hub.sqlite'}")
+    again = Store(url_of(tmp_path / "hub.sqlite"))
     again.create()
 
     assert again.nodes() == [node]
@@ -120,13 +121,14 @@ def test_a_node_that_counts_anew_is_newer_and_its_old_receipts_come_back_in_vain
     assert newest_first(store) == [b"new 2", b"new 1", b"old 3"]
 
 
+@only_sqlite
 def test_a_database_without_epochs_is_taken_over_with_them(tmp_path: Path, store: Store) -> None:
     store.add_receipts([signed(2, 2, b"old 2", received_at=2), signed(3, 3, b"old 3", received_at=3), signed(1, 100, b"new 1")])
     store.close()
     with sqlite3.connect(tmp_path / "hub.sqlite") as db:
         as_before_versions(db)
         db.execute("ALTER TABLE receipts DROP COLUMN epoch")
-    again = Store(f"sqlite:///{tmp_path / 'hub.sqlite'}")
+    again = Store(url_of(tmp_path / "hub.sqlite"))
 
     with pytest.raises(Refused, match="earlier version"):
         again.open()
@@ -152,7 +154,7 @@ def test_a_node_that_changes_its_status_is_an_event_and_one_that_does_not_is_non
 def test_windows_are_counted_once_however_often_and_in_whatever_batches_they_come(
     tmp_path_factory: pytest.TempPathFactory, numbers: list[int], batches: int, values: list[int]
 ) -> None:
-    store = Store(f"sqlite:///{tmp_path_factory.mktemp('windows') / 'hub.sqlite'}")
+    store = Store(url_of(tmp_path_factory.mktemp("windows") / "hub.sqlite"))
     store.create()
 
     fresh = []
@@ -293,6 +295,7 @@ def test_windows_after_the_first_test_are_late(store: Store) -> None:
     assert [(row.windows, row.late) for row in store.intervals("delay")] == [(3, 2)]
 
 
+@only_sqlite
 def test_what_a_first_hub_added_up_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "hub.sqlite"
     with sqlite3.connect(path) as old:
@@ -304,7 +307,7 @@ def test_what_a_first_hub_added_up_is_taken_over(tmp_path: Path) -> None:
         counts = np.array([5, 6], np.int64).tobytes()
         old.execute("INSERT INTO intervals VALUES (?, 'nyc', 0, 3600, 'delay', 2, ?, 7, 2, 1)", (RELEASE, counts))
 
-    store = Store(f"sqlite:///{path}")
+    store = Store(url_of(path))
     store.create()
     store.create()
     store.add_windows([window(3)])
@@ -313,14 +316,16 @@ def test_what_a_first_hub_added_up_is_taken_over(tmp_path: Path) -> None:
     assert (row.windows, row.counts, row.noise_units, row.late, row.alarmed) == (3, (6, 8), 3.0, 1, True)
 
 
+@only_sqlite
 def test_a_damaged_database_is_refused_by_name_and_not_a_stranger_s_exception(tmp_path: Path) -> None:
     path = tmp_path / "hub.sqlite"
     path.write_bytes(Random(1).randbytes(8192))
 
     with pytest.raises(Refused, match=r"hub\.sqlite"):
-        Store(f"sqlite:///{path}").create()
+        Store(url_of(path)).create()
 
 
+@only_sqlite
 def test_another_process_s_command_is_seen_while_the_hub_writes(tmp_path: Path, store: Store) -> None:
     with sqlite3.connect(tmp_path / "hub.sqlite") as other:
         other.execute("INSERT INTO commands (at, kind, model, body, state, code, text) VALUES (1, 'halt', 'delay', '{}', 'open', '', '')")

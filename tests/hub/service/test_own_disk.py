@@ -10,13 +10,14 @@ from hub.service.alerts.event_log import Notes
 from hub.service.own_disk import TROUBLE_SECONDS, OwnDisk
 from schemas.analytics_messages import Alert
 from schemas.errors import Code, Refused
+from tests.databases import url_of
 
 
 class Scene:
     """A real store, and what was published; `now` is the monotonic clock."""
 
     def __init__(self, folder: Path) -> None:
-        self.store, self.now = Store(f"sqlite:///{folder / 'hub.sqlite'}"), 0.0
+        self.store, self.now = Store(url_of(folder / "hub.sqlite")), 0.0
         self.store.create()
         self.published: list[Alert] = []
         notes = Notes(self.store, publish=self.published.append, clock=lambda: 1.0)

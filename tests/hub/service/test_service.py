@@ -24,6 +24,7 @@ from schemas.names import sha256
 from schemas.rollout import Rollout
 from tests import brokers
 from tests.broker.client import Client
+from tests.databases import only_sqlite
 from tests.hub.hubs import BLOCKS, START, WINDOW_SECONDS, Device, Fleet, deployment_of, until
 from tests.hub.queueing import queue
 
@@ -380,6 +381,7 @@ def test_a_second_hub_in_the_same_folder_is_refused(embedded: brokers.Broker, fl
         pass
 
 
+@only_sqlite
 @pytest.mark.parametrize(("replaced", "sentence"), [(False, "was deleted or moved"), (True, "was replaced by another file")])
 def test_a_hub_whose_database_is_taken_away_ends_and_the_next_one_works(
     embedded: brokers.Broker, fleet: Fleet, monkeypatch: pytest.MonkeyPatch, replaced: bool, sentence: str

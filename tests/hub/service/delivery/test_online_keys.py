@@ -13,6 +13,7 @@ from hub.service.delivery.online_keys import AGAIN_SECONDS, OnlineKeys
 from hub.signing.signatures import ReplaceableSigner
 from schemas.analytics_messages import Alert
 from schemas.errors import Code, Refused
+from tests.databases import url_of
 from tests.hub import hubs
 from tests.hub.hubs import until
 from tests.trust_fleet import NOW, Fleet
@@ -25,7 +26,7 @@ class Hub:
 
     def __init__(self, folder: Path) -> None:
         self.fleet = Fleet.make(folder / "trust")
-        self.store = Store(f"sqlite:///{folder / 'hub.sqlite'}")
+        self.store = Store(url_of(folder / "hub.sqlite"))
         self.store.create()
         self.alerts, self.opens, self.at = list[Alert](), dict[str, Signer](), 0.0
         self.held = {role: ReplaceableSigner(self.fleet.keys[role]) for role in ONLINE}

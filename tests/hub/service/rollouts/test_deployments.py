@@ -28,6 +28,7 @@ from schemas.errors import Code, Refused
 from schemas.names import sha256
 from schemas.rollout import ReleaseRef, Rollout
 from schemas.state import Profile, State
+from tests.databases import only_sqlite, url_of
 from tests.hub.earlier_databases import as_before_versions
 from tests.hub.hubs import Fleet, deployment_of
 
@@ -335,6 +336,7 @@ def test_a_key_that_may_no_longer_sign_is_replaced_at_the_next_start(hub: Hub) -
     assert codec.decode(Envelope, renewed).key.hex() == hub.fleet.online[2].public_key.keyid
 
 
+@only_sqlite
 def test_working_state_of_an_earlier_database_is_taken_over(tmp_path: Path) -> None:
     hub = Hub(tmp_path / "fleet")
     rollout = earlier_rollout(hub, state="halted")
@@ -357,7 +359,7 @@ def test_working_state_of_an_earlier_database_is_taken_over(tmp_path: Path) -> N
         times = {"stage_entered_at": 5, "held_since": None, "judged_from": 6, "reason": "it drifts"}
         db.execute(insert(earlier).values(model="delay", serial=7, document=codec.encode(rollout), **times, **values))
 
-    Store(f"sqlite:///{hub.fleet.directory / 'hub.sqlite'}").create()
+    Store(url_of(hub.fleet.directory / "hub.sqlite")).create()
     hub.begin()
 
     (row,) = hub.store.rollout_rows()

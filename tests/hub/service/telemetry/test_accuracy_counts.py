@@ -33,6 +33,7 @@ from schemas.names import sha256
 from schemas.signals import Privacy
 from schemas.window import Window
 from tests import brokers
+from tests.databases import only_sqlite, settings_of, url_of
 from tests.hub.earlier_databases import as_before_versions
 from tests.hub.hubs import START, WINDOW_SECONDS, Device, Fleet, until
 from tests.hub.service.telemetry.test_drift_job import Hub
@@ -170,7 +171,9 @@ def test_labels_weeks_late_find_the_cohort_whose_model_errs_and_no_other(tmp_pat
 
 def test_accuracy_is_shown_explained_exported_and_told_to_hooks(tmp_path: Path) -> None:
     hub = Accurate(tmp_path / "fleet")
-    (hub.fleet.directory / "fleet.toml").write_text('fleet = "main"\ncohort_nodes_min = 3\n')
+    (hub.fleet.directory / "fleet.toml").write_text(
+        'fleet = "main"\ncohort_nodes_min = 3\n' + settings_of(hub.fleet.directory / "hub.sqlite")
+    )
     for day in range(4):
         hub.hear(day)
         hub.label(day, 0.9 if day < 2 else 0.6)
@@ -226,6 +229,7 @@ def test_labels_that_come_after_the_test_are_marked_late_and_counted_in_their_ow
     assert (last.start, last.windows, last.late) == (WEEKS, 14, 4)
 
 
+@only_sqlite
 def test_a_database_of_an_earlier_hub_keeps_its_tests(tmp_path: Path) -> None:
     hub = Accurate(tmp_path / "fleet")
     hub.hear(0)
@@ -239,7 +243,7 @@ def test_a_database_of_an_earlier_hub_keeps_its_tests(tmp_path: Path) -> None:
         db.execute(text(f"CREATE TABLE drift_results AS SELECT {columns} FROM drift_tests"))  # noqa: S608
         db.execute(text("DROP TABLE drift_tests"))
 
-    again = Store(f"sqlite:///{hub.fleet.directory / 'hub.sqlite'}")
+    again = Store(url_of(hub.fleet.directory / "hub.sqlite"))
     with pytest.raises(Refused, match="start the hub of this version first"):
         again.open()  # as a command does: the earlier hub may run yet, and goes on by its own table
     with again.database.read() as db:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy import select, update
 
 from hub.core.drift.detector import Detector
 from hub.core.drift.e_values import Part
+from hub.database import tables
 from hub.database.store import Store, WindowRow
 from hub.publish.block_store import BlockStore
 from hub.service.alerts.event_log import Notes
@@ -18,6 +20,7 @@ from schemas import codec
 from schemas.analytics_messages import Alert, Drift, MergedWindow
 from schemas.manifest import Manifest
 from schemas.names import sha256
+from tests.databases import url_of
 from tests.hub.hubs import START, WINDOW_SECONDS, Fleet
 
 ROWS = 400
@@ -37,7 +40,7 @@ class Hub:
 
     def start(self) -> None:
         """A new process over the same database."""
-        self.store = Store(f"sqlite:///{self.fleet.directory / 'hub.sqlite'}", clock=lambda: self.now)
+        self.store = Store(url_of(self.fleet.directory / "hub.sqlite"), clock=lambda: self.now)
         self.store.create()
         notes = Notes(self.store, publish=self.said.append, clock=lambda: self.now)
         self.settling = Settling(
@@ -321,11 +324,9 @@ def test_streams_of_which_nothing_came_for_long_do_not_raise_the_bar(hub: Hub) -
 
 
 def _damage(hub: Hub, change: Callable[[bytes], bytes]) -> None:
-    import sqlite3
-
-    with sqlite3.connect(hub.fleet.directory / "hub.sqlite") as db:
-        (state,) = db.execute("select state from streams").fetchone()
-        db.execute("update streams set state = ?", (change(state),))
+    with hub.store.database.write() as db:
+        state = db.execute(select(tables.streams.c.state)).scalar_one()
+        db.execute(update(tables.streams).values(state=change(state)))
 
 
 def test_an_untestable_hour_is_told_and_the_others_are_tested(hub: Hub) -> None:

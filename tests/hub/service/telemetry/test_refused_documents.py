@@ -6,13 +6,14 @@ from typing import Any
 from hub.core.rollouts import commands
 from schemas.state import Finding
 from tests import brokers, warm
+from tests.databases import settings_of
 from tests.hub.hubs import Device, Fleet, until
 
 WHY = "release delay@1.1.0: manifest: the field explanation is not known here"
 
 
 def shown(fleet: Fleet, *arguments: str) -> str:
-    (fleet.directory / "fleet.toml").write_text(f'fleet = "{brokers.FLEET}"\n')
+    (fleet.directory / "fleet.toml").write_text(f'fleet = "{brokers.FLEET}"\n' + settings_of(fleet.directory / "hub.sqlite"))
     done = warm.run("fleetcast", *arguments, "--dir", fleet.directory)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -19,6 +19,7 @@ from schemas.errors import Code, Refused
 from schemas.limits import WINDOW_AGE_DAYS_MAX, WINDOW_FUTURE_SECONDS_MAX
 from schemas.window import Window
 from tests import brokers
+from tests.databases import url_of
 from tests.hub.hubs import WINDOW_SECONDS, Device, Fleet, until
 from tests.hub.service.telemetry.test_ingest import window_of
 
@@ -94,7 +95,7 @@ def test_a_cohort_that_an_enrolment_names_counts_at_once(embedded: brokers.Broke
 
 
 def test_the_pool_is_bounded_in_count_and_time(tmp_path: Path, lab: Lab) -> None:
-    store, now = Store(f"sqlite:///{tmp_path / 'hub.sqlite'}", clock=lambda: 0), [1e9]
+    store, now = Store(url_of(tmp_path / "hub.sqlite"), clock=lambda: 0), [1e9]
     store.create()
     notes = Notes(store, publish=lambda alert: None, clock=lambda: now[0])
     set_cohorts: set[str] = set()
@@ -163,7 +164,7 @@ def test_an_operator_who_replays_old_data_may_raise_the_age(tmp_path: Path) -> N
 
 
 def test_refusals_of_one_kind_push_no_other_kind_out(tmp_path: Path) -> None:
-    store, now = Store(f"sqlite:///{tmp_path / 'hub.sqlite'}", clock=lambda: 0), [1e9]
+    store, now = Store(url_of(tmp_path / "hub.sqlite"), clock=lambda: 0), [1e9]
     store.create()
     notes = Notes(store, publish=lambda alert: None, clock=lambda: now[0])
 

@@ -1,0 +1,35 @@
+"""Finds where a fleet's database is: by its settings, with the password from a file of its own. Connects to nothing."""
+
+from pathlib import Path
+
+from schemas.errors import Code, Refused
+
+SQLITE_NAME = "hub.sqlite"
+PASSWORD_CHARACTERS_MAX = 4096
+
+
+def place_of(directory: Path, url: str, password_file: str = "") -> str:
+    """Return the URL of a fleet's database, with its password: not to be printed.
+
+    Raises:
+        Refused: SETTINGS_INVALID: the file with the password cannot be read or is empty, or the URL is none.
+    """
+    if not url:
+        return f"sqlite:///{directory / SQLITE_NAME}"
+    if not password_file:
+        return url
+    from hub.database.connection import parsed  # noqa: PLC0415  # SQLAlchemy
+
+    return parsed(url).set(password=_password(Path(password_file))).render_as_string(hide_password=False)
+
+
+def _password(path: Path) -> str:
+    try:
+        with path.open() as file:
+            found = file.readline(PASSWORD_CHARACTERS_MAX).rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not text"
+        raise Refused(Code.SETTINGS_INVALID, f"database_password_file {path}: {why}") from None
+    if not found:
+        raise Refused(Code.SETTINGS_INVALID, f"database_password_file {path} is empty")
+    return found

@@ -1,0 +1,117 @@
+"""A hub whose PostgreSQL goes away, comes back, or has no room: nothing that it has acknowledged is missing, nothing counts twice."""
+
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import psycopg
+import pytest
+
+from bench import shared_ingest
+from hub.database.store import Store, WindowRow
+from schemas.errors import Code, Refused, Unreachable
+from schemas.names import sha256
+from tests import brokers
+from tests.databases import Server, needs_postgresql, scratch
+from tests.hub.hubs import Device, Fleet, until
+from tests.small_disk import small_disk
+
+ORDINARY = [125, 125, 125, 125, 125, 125, 125, 125, 0]
+pytestmark = [pytest.mark.postgres, needs_postgresql]
+SENT = 120
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    folder = scratch()
+    made = Server(folder).start()
+    yield made
+    made.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])
+def test_windows_that_arrive_while_the_database_is_away_are_counted_once(
+    mosquitto: brokers.Broker, fleet: Fleet, server: Server, how: signal.Signals
+) -> None:
+    url = server.make("hub")
+    manifest = fleet.publish("1.0.0")
+    with fleet.hub(mosquitto, database_url=url):
+        device, store = Device.connect("n1", mosquitto, fleet), Store(url)
+        until("the node", lambda: store.node("n1"))
+        sent = threading.Thread(target=lambda: [device.window(manifest, ORDINARY) for _ in range(SENT)])
+        sent.start()
+        until("some windows", lambda: windows(store))
+        server.stop(how)
+        sent.join(60)
+        device.sign("serving", manifest)
+        server.start()
+        until("all windows", lambda: windows(store) >= SENT)
+        until("the receipt", lambda: store.serving(["n1"]))
+        device.window(manifest, ORDINARY)
+        until("the last one", lambda: windows(store) > SENT)
+
+    assert windows(store) == SENT + 1
+    (interval,) = store.intervals("delay")
+    assert list(interval.counts) == [(SENT + 1) * one for one in ORDINARY]
+    with store.database.read() as db:
+        assert db.exec_driver_sql("SELECT count(*) FROM windows_seen").scalar() == SENT + 1
+
+
+def windows(store: Store) -> int:
+    try:
+        return sum(row.windows for row in store.intervals("delay"))
+    except Unreachable:
+        return 0
+
+
+def test_two_processes_lose_no_window_when_one_is_killed(server: Server, tmp_path: Path) -> None:
+    found = shared_ingest.measure(server, tmp_path)
+
+    assert (found.counted, found.differing) == (shared_ingest.WINDOWS, 0)
+    assert found.unacknowledged > 0
+    assert found.twice >= shared_ingest.SENT_AGAIN * shared_ingest.BATCH
+
+
+def large(number: int) -> WindowRow:
+    """A window of an interval of its own, which does not compress."""
+    rng = Random(number)
+    counts = [rng.getrandbits(50) for _ in range(2000)]
+    return WindowRow(sha256(number.to_bytes(4))[:16], sha256(b"r"), "delay", "nyc", number * 60, 60, counts)
+
+
+def test_a_server_without_room_refuses_and_goes_on_when_there_is_some(server: Server) -> None:
+    disk_folder = Path(tempfile.mkdtemp(prefix="fleetcast-disk-"))
+    with small_disk(disk_folder / "disk", size_bytes=20 * 1024 * 1024) as disk:
+        with psycopg.connect(server.url(), autocommit=True) as db:
+            db.execute(f"CREATE TABLESPACE small LOCATION '{disk}'".encode())
+            db.execute(b"CREATE DATABASE full_one TABLESPACE small")
+        store = Store(server.url("full_one"))
+        store.create()
+        (disk / "ballast").write_bytes(bytes(4 * 1020 * 1024))
+        kept = 0
+
+        def fill() -> None:
+            nonlocal kept
+            for number in range(10_000):
+                store.add_windows([large(number)])
+                kept += 1
+
+        with pytest.raises(Refused, match="server's disk") as refused:
+            fill()
+        assert refused.value.code is Code.DISK_FULL
+        assert sum(row.windows for row in store.intervals("delay")) == kept
+
+        (disk / "ballast").unlink()
+        again = large(kept)
+        assert store.add_windows([again]) == [True]
+        assert store.add_windows([again]) == [False]
+        store.close()
+        with psycopg.connect(server.url(), autocommit=True) as db:
+            db.execute(b"DROP DATABASE full_one")
+            db.execute(b"DROP TABLESPACE small")
+    shutil.rmtree(disk_folder, ignore_errors=True)
