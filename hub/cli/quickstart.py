@@ -59,7 +59,7 @@ def quickstart(directory: Path, fleet: str, broker_port: int | None, port: int |
     What it needs from one start to the next is in DIRECTORY: the fleet is one like any other. Run it again on the same folder, and hub
     and nodes go on where they were. The passphrase of the keys is in DIRECTORY/quickstart: it is a fleet to try things with.
 
-    It needs what `pip install 'fleetcast[hub,node]'` installs.
+    It needs both extras, `hub` and `node`.
 
     \b
     Examples:
@@ -110,7 +110,7 @@ def _check_installed() -> None:
                 missing.setdefault(extra[1], []).append(name[0])
     if missing:
         lacks = "; ".join(f"of [{extra}] there is no {', '.join(names)}" for extra, names in missing.items())
-        raise Ended(Exit.USAGE, f"a quickstart runs a hub and nodes: {lacks}; install both: pip install 'fleetcast[hub,node]'")
+        raise Ended(Exit.USAGE, f"a quickstart runs a hub and nodes: {lacks}; install it with both extras, hub and node (docs/install.md)")
 
 
 def _is_installed(name: str) -> bool:

@@ -34,7 +34,7 @@ def fleet(folder: Path) -> Made:
         profile = Profile(arch="x86_64", cores=1, memory_bytes=1, labels={"site": "lab" if number < 2 else "jfk"})
         state = State(node=f"n{number}", session=1, status="online", at=1, public_key=b"k", cohort="c", profile=profile)
         store.upsert_node(NodeRow(state.node, 1, "online", int(time.time()), codec.encode(state), b"k", "c"))
-    Hearing(store.database).keep_heard({f"n{number}": Listened(0.0) for number in range(6)})
+    Hearing(store.database).keep_heard({f"n{number}": (Listened(0.0), 0) for number in range(6)})
     store.close()
     return made
 

@@ -342,7 +342,9 @@ def test_a_hub_of_before_is_followed_then_its_upgrade_then_its_downgrade(embedde
         scene.say_old()
         scene.deploy("1.1.0", serial=3)
         until(lambda: serial(node) == 3)
-        assert names(scene, heard[before:]) == {"deploy/delay"}
+        assert (
+            {"deploy/delay"} <= names(scene, heard[before:]) <= {"deploy/delay", "model/delay"}
+        )  # what it asked for before may still come
 
         fleet.now += timedelta(hours=3)  # No timestamp alone comes any more, and what is retained of them stays.
         fleet.roll("1.0.0", serial=4)

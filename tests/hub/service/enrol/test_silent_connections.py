@@ -69,8 +69,9 @@ def test_silent_connections_cost_a_hub_of_few_descriptors_neither_its_broker_nor
             stranger.request("GET", AUTHORITY_PATH)
             assert stranger.getresponse().status == 200
             stranger.close()
+        store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+        until("the alert", lambda: store.alerts_of("refused"))
 
-    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
     assert [alert.code for alert in store.alerts_of("refused")] == ["enrolment.crowded"]
     assert log.stat().st_size < 20_000
     public = {"ca.crt", "issuer.crt", "enrolment.crt", "revoked.crl", "root.json", "acl", "acl-consumers"}

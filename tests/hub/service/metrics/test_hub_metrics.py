@@ -83,7 +83,7 @@ def test_a_rollout_can_be_followed_by_its_figures(embedded: Broker, fleet: Fleet
     assert found["fleetcast_hub_block_bytes_published_total",] == 5 * 20_000
     assert found["fleetcast_hub_messages_total", "receipt"] == 2
     assert found["fleetcast_hub_metadata_expires_seconds", "timestamp"] > found["fleetcast_hub_gathered_seconds",]
-    assert found["fleetcast_hub_turned_seconds",] >= found["fleetcast_hub_gathered_seconds",]
+    assert found["fleetcast_hub_turned_seconds",] >= found["fleetcast_hub_gathered_seconds",] - 1  # It is gathered within a turn.
     assert found["fleetcast_hub_memory_bytes",] > 1e7
     assert not any({"n1", "n2"} & set(key) for key in found)
 
