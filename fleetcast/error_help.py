@@ -151,6 +151,10 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "a local request may come from a web page of another site, by its Host or Origin",
         "if it is legitimate, add the name to `allowed_hosts`, or the page's origin to `allowed_origins`",
     ),
+    Code.REQUEST_CONTENT_TYPE: (
+        "a local request's body has a type that a form of any web page can send",
+        "send it as application/json, or as application/octet-stream if it is binary",
+    ),
     Code.REQUEST_TOKEN: (
         "a request to the hub's API has no token, or one that is unknown, expired or revoked",
         "send Authorization: Bearer TOKEN; `fleetcast tokens make` makes a token, `fleetcast tokens list` shows which are good",
@@ -174,10 +178,6 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
     Code.REQUEST_CROWDED: (
         "too many requests with bad tokens came from this address, or too many event streams are open",
         "wait as long as Retry-After says",
-    ),
-    Code.REQUEST_CONTENT_TYPE: (
-        "a local request's body has a type that a form of any web page can send",
-        "send it as application/json, or as application/octet-stream if it is binary",
     ),
     Code.REFERENCE_INVALID: (
         "the publisher's reference data does not fit the model",

@@ -28,7 +28,7 @@ def tokens() -> None:
 
 @tokens.command()
 @click.argument("name")
-@click.option("--role", type=click.Choice(ROLES), required=True, help="What the token allows.")
+@click.option("--role", type=click.Choice(ROLES), required=True, help="Role, which says what the token allows.")
 @click.option("--days", type=click.IntRange(1, DAYS_MAX), default=DAYS, show_default=True, help="Days until it expires.")
 @changes_fleet
 @dir_option

@@ -17,6 +17,8 @@ BUSY_SECONDS = 10
 TABLES = frozenset(
     {
         "alerts",
+        "api_requests",
+        "api_tokens",
         "certificates",
         "commands",
         "counted",
