@@ -13,6 +13,7 @@ FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # no space, 
 FULL_OR_READ_ONLY: Final = FULL | {errno.EROFS}  # a worn-out flash disk turns read-only: it has no room either
 NOT_WRITABLE: Final = FULL_OR_READ_ONLY | {errno.EACCES, errno.EPERM}  # or it belongs to another user: it may be readable all the same
 TAKES_NOTHING: Final = FULL_OR_READ_ONLY | {errno.EIO}  # and before that it answers with errors
+MEMORY_DISK: Final = Path("/dev/shm")  # noqa: S108  # for what a disk does not take: in a folder of its own, which nobody else may enter
 
 
 def has_room(folder: Path, size_bytes: int) -> bool:

@@ -18,7 +18,7 @@ from fleetcast.log_rate_limit import limited
 from fleetcast.mqtt_connection import BrokerUrl
 from fleetcast.private_files import close_to_others
 from hub.cli.key_files import Passphrases, key_passphrases_option
-from hub.cli.options import passphrase_option
+from hub.cli.options import database_url, passphrase_option
 from hub.settings import HubSettings, load
 from hub.signing.key_places import ONLINE, present, promote, signer_of, stem_of
 from hub.signing.keys import load_signer
@@ -98,14 +98,12 @@ def serve(
 
 def _web(directory: Path, settings: HubSettings) -> "Server":
     """Return the server of the API, with a connection to the database of its own."""
-    from hub.database.place import place_of  # noqa: PLC0415
     from hub.database.store import Store  # noqa: PLC0415
     from hub.operations.opened_fleet import OpenedFleet  # noqa: PLC0415
     from hub.signing.tuf_repository import Repository  # noqa: PLC0415
     from hub.web.server import Server  # noqa: PLC0415
 
-    place = place_of(directory, settings.database_url, settings.database_password_file)
-    return Server(OpenedFleet(directory, settings, Store(place), Repository(directory / "trust")))
+    return Server(OpenedFleet(directory, settings, Store(database_url(directory, settings)), Repository(directory / "trust")))
 
 
 def _print_ready(ready: Path, stop: threading.Event, as_json: bool) -> None:

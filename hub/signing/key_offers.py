@@ -212,8 +212,9 @@ def read(path: Path) -> Offer:
         raise
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = "".join(f"{one}: " for one in [".".join(map(str, first["loc"]))] if one)
-        raise Refused(Code.SETTINGS_INVALID, f"{path} is no offer of keys: {where}{first['msg']}") from None
+        where = ".".join(map(str, first["loc"]))
+        wrong = f"{where}: {first['msg']}" if where else first["msg"]  # Text that is no JSON has no place.
+        raise Refused(Code.SETTINGS_INVALID, f"{path} is no offer of keys: {wrong}") from None
     except (ValueError, KeyError, TypeError, AttributeError, DeserializationError, UnsignedMetadataError, RecursionError) as error:
         raise Refused(Code.SETTINGS_INVALID, f"{path} is no offer of keys: {type(error).__name__}: {error}"[:300]) from None
 

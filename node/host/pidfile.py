@@ -16,7 +16,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from fleetcast import durable
-from fleetcast.disk_room import FULL_OR_READ_ONLY, NOT_WRITABLE
+from fleetcast.disk_room import FULL_OR_READ_ONLY, MEMORY_DISK, NOT_WRITABLE
 from fleetcast.private_files import close_to_others
 from node.core.doctor.agent_health import AgentStatus, superseded
 from schemas.errors import Code, Refused
@@ -26,7 +26,6 @@ STATUS_NAME: Final = "status.json"
 STATUS_BYTES_MAX: Final = 1024 * 1024  # a status with every slot and parameter that there can be is well below
 READS_MAX: Final = 3
 STATUS_BLOCK_BYTES: Final = 4096  # a status is filled up to whole blocks: written over, it takes no more room
-MEMORY_DISK: Final = Path("/dev/shm")  # noqa: S108  # in a folder of its own, which nobody else may enter
 LOOK_SECONDS: Final = 0.5  # a process that only looks holds the lock for a moment: it is asked for again
 
 

@@ -23,7 +23,6 @@ log = structlog.get_logger()
 
 Make = Callable[[sqlite3.Connection], None]  # gives a file the tables of today; it writes something in any case
 DAMAGED_SUFFIX: Final = ".damaged"  # the newest damaged file alone is kept: a disk that damages again and again must not fill up
-MEMORY_DISK: Final = Path("/dev/shm")  # noqa: S108  # a copy in a folder of its own, which nobody else may enter
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _STUCK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
 _NO_ROOM = disk_room.TAKES_NOTHING
@@ -243,7 +242,7 @@ def _read(path: Path, memory: Database) -> None:
 
 def _read_copy(path: Path, memory: Database) -> None:
     """Read a copy: on a read-only disk, after a kill."""
-    with tempfile.TemporaryDirectory(dir=MEMORY_DISK if MEMORY_DISK.is_dir() else None) as folder:
+    with tempfile.TemporaryDirectory(dir=disk_room.MEMORY_DISK if disk_room.MEMORY_DISK.is_dir() else None) as folder:
         for suffix in ("", "-wal"):
             if (there := path.with_name(path.name + suffix)).exists():
                 shutil.copyfile(there, Path(folder) / there.name)

@@ -10,12 +10,11 @@ from schemas.limits import TRUST_ROLE_BYTES_MAX
 
 SCRATCH = "scratch-"
 SCRATCH_BYTES = 2 * TRUST_ROLE_BYTES_MAX  # python-tuf keeps a few roles there, and seldom one as large as it may be
-MEMORY_DISK = Path("/dev/shm")  # noqa: S108  # in a folder of its own, which nobody else may enter
 
 
 def scratch_in(directory: Path, stack: contextlib.ExitStack) -> Path:
     """Return a folder for python-tuf to work in: where its own disk has no room, in another place, for nothing of it is kept."""
-    for place in (directory, Path(tempfile.gettempdir()), MEMORY_DISK):
+    for place in (directory, Path(tempfile.gettempdir()), disk_room.MEMORY_DISK):
         with contextlib.suppress(OSError):
             if disk_room.has_room(place, SCRATCH_BYTES):
                 return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=SCRATCH, dir=place)))

@@ -8,12 +8,12 @@ from random import Random
 import pytest
 
 from bench.roads import Road, Weather
-from fleetcast.mqtt_connection import TlsFiles
 from node.core.delivery.transfer import pieces
 from schemas.manifest import Block
 from schemas.names import sha256
 from simulation.core import transfers as simulated
-from tests.brokers import Broker, Mosquitto
+from tests.behind_roads import behind
+from tests.brokers import Broker
 from tests.node.agent.hubs import BLOCK, Hub, Node, release, serving, target
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
@@ -23,34 +23,12 @@ WINDOW = 400_000
 Count = Callable[[int, int], None]
 
 
-class Behind:
-    """A broker as it is found at the end of a road."""
-
-    kind = "mosquitto"
-
-    def __init__(self, broker: Broker, weather: Weather, seed: int = 0) -> None:
-        assert isinstance(broker, Mosquitto)
-        self.broker, self.road = broker, Road(broker.port, weather, seed=seed)
-
-    def url(self, user: str = "hub") -> str:
-        return self.broker.url(user).replace(str(self.broker.port), str(self.road.port))
-
-    def tls(self, user: str = "hub") -> TlsFiles:
-        return self.broker.tls(user)
-
-
 @pytest.fixture
 def roads() -> Iterator[list[Road]]:
     made: list[Road] = []
     yield made
     for road in made:
         road.close()
-
-
-def behind(broker: Broker, roads: list[Road], weather: Weather, seed: int = 0) -> Behind:
-    found = Behind(broker, weather, seed)
-    roads.append(found.road)
-    return found
 
 
 def received(node: Node, manifest: object) -> int:

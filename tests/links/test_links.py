@@ -8,33 +8,18 @@ from random import Random
 import pytest
 
 from bench.roads import Road, Weather
-from fleetcast.mqtt_connection import TlsFiles
 from node.broker.mqtt import TrustArrived
 from schemas import codec
 from schemas.bundle import TrustBundle
 from schemas.topics import Topics
+from tests.behind_roads import behind
 from tests.broker.client import Client
-from tests.brokers import FLEET, Broker, Mosquitto
+from tests.brokers import FLEET, Broker
 from tests.node.agent.hubs import BLOCK, Hub, Node, release, serving, target
 from tools.examples import EXAMPLES
 
 WINDOW = 400_000  # of the nodes in these tests, at the most
 TRUST = next(one for one in EXAMPLES if isinstance(one, TrustBundle))
-
-
-class Behind:
-    """A broker as it is found at the end of a road."""
-
-    kind = "mosquitto"
-
-    def __init__(self, broker: Mosquitto, weather: Weather, seed: int = 0) -> None:
-        self.broker, self.road = broker, Road(broker.port, weather, seed=seed)
-
-    def url(self, user: str = "hub") -> str:
-        return self.broker.url(user).replace(str(self.broker.port), str(self.road.port))
-
-    def tls(self, user: str = "hub") -> TlsFiles:
-        return self.broker.tls(user)
 
 
 @pytest.fixture
@@ -43,13 +28,6 @@ def roads() -> Iterator[list[Road]]:
     yield made
     for road in made:
         road.close()
-
-
-def behind(broker: Broker, roads: list[Road], weather: Weather, seed: int = 0) -> Behind:
-    assert isinstance(broker, Mosquitto)
-    found = Behind(broker, weather, seed)
-    roads.append(found.road)
-    return found
 
 
 def test_a_road_with_long_delay_and_little_room_wastes_nothing(mosquitto: Broker, tmp_path: Path, roads: list[Road]) -> None:
