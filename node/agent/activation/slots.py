@@ -176,6 +176,8 @@ class Slots:
             self._restored(slot, event, now)
         elif self._stands_in(slot, event.target):
             self._stand_in(slot, event)
+        elif slot.serving == event.target and isinstance(result, Prepared):
+            self._switch(slot, event.target, now)  # again: the first time, its disk took nothing while this was done
         elif slot.target != event.target or slot.state != "testing":
             if isinstance(result, Prepared):
                 self._retire(event.target.digest)  # overtaken while it was loading
@@ -253,8 +255,6 @@ class Slots:
 
     def _report_of(self, slot: ModelSlot) -> Slot:
         return slot_report(slot, self._store, self._manifests, self._parameters, is_damaged=self._needs_repair(slot))
-
-    # How it is done
 
     def _apply(self, before: ModelSlot, step: lifecycle.Step, now: WallSeconds) -> None:
         """Write down the slot, the move, and what they report, at once; then act. A kill after that is taken up by `resume`."""
@@ -381,8 +381,8 @@ class Slots:
         self._serving_changed(target.digest, manifest, self._parameters.effective_parameters(target.digest, manifest))
         try:
             self._artifacts.point(model, target.digest, self._manifests.variant_here(target.digest).name)
-        except Refused as refusal:  # the release is served all the same; other programs find its files once there is room
-            log.error("link.not_set", model=model, code=refusal.code, reason=refusal.reason)
+        except (Refused, OSError) as error:  # the release is served all the same; other programs find its files once there is room
+            log.error("link.not_set", model=model, reason=str(error))
 
     def _set_parameters(self, digest: bytes) -> None:
         try:
