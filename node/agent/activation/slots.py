@@ -170,11 +170,13 @@ class Slots:
         if self._tickets.get(event.target.digest) != event.ticket or event.model not in self._slots:
             return  # it was given up since, and perhaps asked for again
         slot, result = self._slots[event.model], event.result
+        if restores := event.target.digest in self._restoring:
+            self._restored(slot, event, now)  # before anything is written down: clients wait for it
         if isinstance(result, Prepared):
             self._store.put_evidence(event.target.digest, result.evidence, at=int(now))
-        if event.target.digest in self._restoring:
-            self._restored(slot, event, now)
-        elif self._stands_in(slot, event.target):
+        if restores:
+            return
+        if self._stands_in(slot, event.target):
             self._stand_in(slot, event)
         elif slot.serving == event.target and isinstance(result, Prepared):
             self._switch(slot, event.target, now)  # again: the first time, its disk took nothing while this was done
@@ -193,9 +195,7 @@ class Slots:
             self._apply(slot, lifecycle.prepared(slot, now=int(now), compare=compare), now)
 
     def endpoint_answered(self, event: EndpointAnswered) -> None:
-        """Take in that the endpoint was asked. Only a release that answers there is reported as served; one that clients do not get is
-        brought back.
-        """
+        """Take in that the endpoint was asked: what answers there is reported as served, and what clients do not get is brought back."""
         found, slot = self._endpoint.heard(event), self._slots.get(event.model)
         serving = slot.serving if slot is not None else None
         if serving is None or serving != event.target:
