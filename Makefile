@@ -96,6 +96,15 @@ test-monitoring: $(STAMP)  ## board, alert rules and traces against a real hub a
 	@.ci/packages promtool:prometheus
 	$(BIN)/pytest tests/monitoring
 
+.PHONY: test-brokers test-cluster
+test-brokers: packages $(STAMP)  ## ask each broker that is installed what it does for us, by what arrives; writes bench/results.json; 3 minutes
+	$(BIN)/python -m tests.broker.asked --write
+
+test-cluster: packages $(STAMP)  ## a rollout and 200 nodes on three rmqttd, one of which is killed; builds them once, which takes long
+	.ci/packages protoc:protobuf-compiler
+	$(BIN)/python -m tests.cluster.build
+	$(BIN)/python -m tests.cluster --write
+
 .PHONY: test-tutorial
 test-tutorial: $(STAMP)  ## follow docs/tutorial.md to the letter, as a newcomer does; 2 minutes
 	$(BIN)/pytest -m slow tests/docs
