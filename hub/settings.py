@@ -115,6 +115,8 @@ class HubSettings(FileSettings):
     cache_expiry_seconds: Annotated[int, Field(ge=1)] = 600  # A retained block expires after this time.
     # Greatest block of new releases. Choose less for very slow links.
     block_bytes_max: Annotated[int, Field(ge=1024, le=BLOCK_BYTES_MAX)] = BLOCK_BYTES_MAX
+    # Greatest number of bytes of blocks that the hub publishes in a second, and of blocks a hundred. Empty is no limit.
+    block_bytes_per_second_max: Annotated[float, Field(ge=1024)] | None = None
     again_seconds: Annotated[float, Field(ge=0, le=60)] = 3.0  # A block is not published again within this time.
     linger_seconds: Annotated[float, Field(ge=0, le=5)] = 0.05  # Requests for one block within this time share one publish.
 

@@ -59,7 +59,6 @@ from hub.service.broker.mqtt import (
     WindowArrived,
 )
 from hub.service.delivery.announce import Announcer, Signers
-from hub.service.delivery.block_fetcher import fetcher_of
 from hub.service.delivery.blocks import Wants
 from hub.service.delivery.online_keys import LoadKey, OnlineKeys
 from hub.service.enrol.enrolment_service import Enrolling
@@ -182,9 +181,9 @@ class Service:
             linger_seconds=settings.linger_seconds,
             again_seconds=settings.again_seconds,
         )
-        fetcher = fetcher_of(self._blocks, settings, self._notes, wall=self._wall, monotonic=self._monotonic, arrived=self._inbox.wake)
-        blocks, releases = self._blocks.local, self._releases
-        self._wants = Wants(server, store=self._store, blocks=blocks, releases=releases, link=self._link, clock=self._wall, fetcher=fetcher)
+        local, releases = self._blocks.local, self._releases
+        self._wants = Wants(server, store=self._store, blocks=local, releases=releases, link=self._link, clock=self._wall)
+        self._wants.keep_to(settings, self._blocks, self._notes, monotonic=self._monotonic, arrived=self._inbox.wake)
         self._wants.traces = self._traces = RolloutTraces.of(settings, wall=self._wall, models=lambda: self._controller.models)
         self._announcer = Announcer(
             repository=self._repository,

@@ -228,9 +228,9 @@ def fetcher_of(
     blocks: BlockStore,
     settings: HubSettings,
     notes: Notes,
-    *,
     wall: Callable[[], float],
     monotonic: Callable[[], float],
+    *,
     arrived: Callable[[], object],
 ) -> BlockFetcher | None:
     """Return what fetches these blocks; None where there is no object store behind them."""
