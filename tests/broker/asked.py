@@ -1,7 +1,7 @@
 """Ask brokers what they do for us: `make test-brokers`, that is `python -m tests.broker.asked [--write] [BROKER...]`.
 
-Each question is a small scene between clients and one running broker, and its answer is what arrived: not what the broker announces, nor what
-its documentation says. `--write` puts the answers into `bench/results.json`, from which docs/brokers.md has its table.
+Each question is a small scene between clients and one running broker, and its answer is what arrived: not what the broker announces, nor
+what its documentation says. `--write` puts the answers into `bench/results.json`, from which docs/brokers.md has its table.
 """
 
 import argparse
@@ -33,7 +33,7 @@ COMMAND = "make test-brokers"
 _names = count(1)
 
 
-@dataclass(slots=True)
+@dataclass
 class Asker:
     """One client: what it heard, and the acknowledgements that it holds back."""
 

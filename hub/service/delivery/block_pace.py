@@ -8,13 +8,12 @@ PUBLISHES_PER_SECOND_MAX: Final = 100
 
 
 class BlockPace:
-    """Hold what may be published now: a second's worth at most, and at least one block."""
+    """Hold what may be published now: one block at most, so that no second has more than the rate and one block."""
 
     def __init__(self, bytes_per_second: float | None) -> None:
-        """Begin with a full second; None is no limit."""
+        """Begin with room for a block; None is no limit."""
         self._rate = bytes_per_second
-        self._burst = max(bytes_per_second or 0.0, float(BLOCK_BYTES_MAX))
-        self._left, self._at = self._burst, float("-inf")
+        self._left, self._at = float(BLOCK_BYTES_MAX), float("-inf")
 
     def room(self, now: float, at_most: int) -> int:
         """Return how many blocks may be published now; each may be of the largest size."""
@@ -37,5 +36,5 @@ class BlockPace:
 
     def _refill(self, now: float) -> None:
         if self._rate is not None:
-            self._left = min(self._burst, self._left + self._rate * max(0.0, now - self._at)) if now > self._at else self._left
-            self._at = max(self._at, now)
+            self._left = min(float(BLOCK_BYTES_MAX), self._left + self._rate * max(0.0, now - self._at))
+            self._at = now  # The clock may be set back: then nothing is added, and the next second is one of the new clock.
