@@ -24,8 +24,8 @@ def test_each_limit_is_held_and_what_keeps_to_it_passes(tmp_path: Path) -> None:
         good.leave()
         for number, (what, breach) in enumerate(
             [
-                ("9 filters in one SUBSCRIBE", lambda one: one.subscribe(*[f"a/{number}" for number in range(9)])),
-                ("51 subscriptions", lambda one: [one.subscribe(f"a/{number}") for number in range(51)]),
+                ("9 filters in one SUBSCRIBE", lambda one: one.subscribe(*[f"a/{at}" for at in range(9)])),
+                ("51 subscriptions", lambda one: [one.subscribe(f"a/{at}") for at in range(51)]),
                 ("payload of 131073 bytes", lambda one: one.publish("a", bytes(PAYLOAD_BYTES_MAX + 1))),
                 ("topic with 8 slashes", lambda one: one.publish("/".join("a" * 9))),
                 ("publishes in a second", lambda one: one.publish_all(["a"] * 150)),
