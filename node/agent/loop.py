@@ -595,7 +595,5 @@ class Agent:
             log.info("retained.asked_again", names=sorted(name or "trust" for name in names))
             self._link.subscribe_again(self._trust_state.topics_of(names))
 
-    # What the node says
-
     def _worker_gone(self, model: str, digest: bytes, reason: str, deaths: int) -> None:
         self._inbox.put(WorkerGone(model, digest, reason, deaths))

@@ -1,6 +1,7 @@
 """Payloads in a real S3 server: by their digest, verified when read, and in front of it a folder that may be emptied."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -163,3 +164,11 @@ def test_a_removed_payload_is_gone_from_both(shared: SharedBlocks) -> None:
 
     assert shared.remove(ONE) == 1000
     assert not shared.has(ONE)
+
+
+def test_only_open_blocks_opens_a_fleets_folder_of_blocks() -> None:
+    """A command that opened it by itself would look for blocks in the folder alone, where a fleet has an object store."""
+    checkout = Path(__file__).parents[3]
+    modules = [path for folder in ("hub", "simulation", "fleetcast") for path in (checkout / folder).rglob("*.py")]
+    found = [path.name for path in modules if re.search(r'BlockStore\([^)]*/ "blocks"', path.read_text())]
+    assert found == ["blocks.py"]
