@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.hub.cli.fleets import Made, ridge
 from tests.objects import Bucket
 
 
+@pytest.mark.slow
 def test_init_and_publish_with_an_object_store_and_without_it(bucket: Bucket, tmp_path: Path) -> None:
     made = Made(tmp_path)
     made.secret.write_text("test\n")
