@@ -96,6 +96,16 @@ test-monitoring: $(STAMP)  ## board, alert rules and traces against a real hub a
 	@.ci/packages promtool:prometheus
 	$(BIN)/pytest tests/monitoring
 
+.PHONY: test-brokers test-cluster
+test-brokers: packages $(STAMP)  ## a rollout within AWS IoT's limits, and ask each broker installed what it does for us; writes bench/results.json; 4 minutes
+	$(BIN)/pytest -m slow tests/e2e/test_aws_limits.py
+	$(BIN)/python -m tests.broker.asked --write
+
+test-cluster: packages $(STAMP)  ## a rollout and 200 nodes on three rmqttd, one of which is killed; builds them once, which takes long
+	.ci/packages protoc:protobuf-compiler
+	$(BIN)/python -m tests.cluster.build
+	$(BIN)/python -m tests.cluster --write
+
 .PHONY: test-tutorial
 test-tutorial: $(STAMP)  ## follow docs/tutorial.md to the letter, as a newcomer does; 2 minutes
 	$(BIN)/pytest -m slow tests/docs
@@ -166,6 +176,7 @@ lock: $(STAMP)  ## compile requirements/*.txt anew from pyproject.toml
 	$(BIN)/$(LOCK) --extra node --extra hub --extra web --extra test --extra check --output-file requirements/dev.txt
 	$(BIN)/$(LOCK) --extra node --extra hub --extra web --extra test --constraint requirements/dev.txt --output-file requirements/test.txt
 	$(BIN)/$(LOCK) --extra hub --extra postgres --constraint requirements/hub.txt --output-file requirements/postgres.txt
+	$(BIN)/$(LOCK) --extra hub --extra objects --constraint requirements/hub.txt --output-file requirements/objects.txt
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	  requirements/peers.in --output-file requirements/peers.txt
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \

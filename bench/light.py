@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from fleetcast.mqtt_connection import Connected, Disconnected, Message, Subscribed
+from fleetcast.mqtt_connection import Connected, Disconnected, Message, Subscribed, TlsFiles
 from node.broker.mqtt import NodeLink
 from node.core.delivery.transfer import Ask, Complete, Piece, Subscribe, Transfer, Unsubscribe
 from schemas.errors import Unreachable
@@ -28,6 +28,7 @@ class Errand:
     variant: str
     pieces: tuple[Piece, ...]
     window_bytes: int = 8 * 1024 * 1024
+    tls_folder: str = ""  # Where ca.crt and each node's certificate and key are; empty: without TLS.
 
 
 class _Inbox:
@@ -44,8 +45,11 @@ class LightNode:
     def __init__(self, name: str, errand: Errand, shared: "queue.Queue[tuple[LightNode, Any]]") -> None:
         self.errand, self.done, self.received, self.connections = errand, False, 0, 0
         self._topics = Topics(errand.fleet)
-        url = f"mqtt://{name}:x@127.0.0.1:{errand.port}"
-        self.link = NodeLink(url, fleet=errand.fleet, node=name, inbox=_Inbox(self, shared), tls=None)  # type: ignore[arg-type]
+        at, tls = f"mqtt://{name}:x@127.0.0.1:{errand.port}", None
+        if errand.tls_folder:
+            at, files = f"mqtts://127.0.0.1:{errand.port}", f"{errand.tls_folder}/{name}"
+            tls = TlsFiles(ca=f"{errand.tls_folder}/ca.crt", certificate=f"{files}.crt", key=f"{files}.key")
+        self.link = NodeLink(at, fleet=errand.fleet, node=name, inbox=_Inbox(self, shared), tls=tls)  # type: ignore[arg-type]
         self._granting: dict[int, tuple[bytes, ...]] = {}
         self.online, self.retry_at = False, 0.0
         self.transfer, commands = Transfer.start(

@@ -14,7 +14,7 @@ from typing import Any
 CHECKOUT = Path(__file__).parents[1]
 RESULTS = CHECKOUT / "bench" / "results.json"
 DOCUMENTS = ("README.md", "docs/*.md")
-MADE_BY = "bench[a-z-]*|test-fresh|soak-sim|test-corpus|test-attacks|test-faults|test-postgres|test-vm|fuzz"
+MADE_BY = "bench[a-z-]*|test-cluster|test-fresh|soak-sim|test-corpus|test-attacks|test-faults|test-postgres|test-vm|fuzz"
 ROW = re.compile(rf"^\| `([a-z_]+\.[A-Za-z0-9_.-]+)` \|.*\| `make (?:{MADE_BY})` \|$", re.MULTILINE)
 BLOCK = re.compile(r"(<!-- figures: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NODES, SHIFTS = ("1", "10", "100"), ("0.1", "0.25", "0.5", "1.0", "season")
@@ -206,7 +206,27 @@ def _tweets(results: Results) -> list[list[str]]:
     return found
 
 
-BLOCKS = {"readme": _readme, "drift": _drift, "drift-tried": _tried, "drift-tweets": _tweets, "corpus": _corpus}
+def _brokers(results: Results) -> list[list[str]]:
+    """What each broker answered, a row a question."""
+    prefix = "brokers."
+    found: dict[str, dict[str, str]] = {}
+    versions: dict[str, str] = {}
+    for name, row in results.items():
+        if name.startswith(prefix):
+            broker, question = name.removeprefix(prefix).split(".")
+            answer, what = str(row["unit"]).split(" | ", 1)
+            versions[broker] = str(row["peer"])
+            found.setdefault(what, {})[broker] = answer
+            found[what][""] = question
+    brokers = sorted(versions)
+    head = ["what was asked", *(versions[one] for one in brokers)]
+    return [
+        head,
+        *([what, *(answers.get(one, "") for one in brokers)] for what, answers in sorted(found.items(), key=lambda one: one[1][""])),
+    ]
+
+
+BLOCKS = {"brokers": _brokers, "readme": _readme, "drift": _drift, "drift-tried": _tried, "drift-tweets": _tweets, "corpus": _corpus}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -44,6 +44,10 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "the parent of a delta is not the block that the delta names",
         "nothing: the node fetches the whole block if the budget allows it",
     ),
+    Code.BLOCKS_UNREACHABLE: (
+        "the object store of blocks does not answer the hub, or lets it in no more",
+        "check the object store, the way to it and the hub's credentials; blocks are served again by themselves",
+    ),
     Code.ARTIFACT_DIGEST: (
         "a file on disk does not have the digest in the manifest",
         "check the disk; the node fetches missing blocks again",

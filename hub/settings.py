@@ -56,6 +56,13 @@ class HubSettings(FileSettings):
     # File whose first line is the password for `database_url`. PGPASSWORD, PGPASSFILE and ~/.pgpass are read, too.
     database_password_file: str = ""
 
+    # Object store of releases' blocks, such as s3://bucket/folder. Empty means the folder `blocks` of the fleet, which otherwise holds
+    # what was used last. It needs the extra `objects`. Credentials and region: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION.
+    blocks_url: str = ""
+    blocks_endpoint_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""  # URL of an object store that is not Amazon's.
+    # Greatest size of the folder `blocks` where there is an object store: the blocks that were not used for longest leave it.
+    blocks_cache_bytes_max: Annotated[int, Field(ge=64 * MIB)] = 4096 * MIB
+
     # TCP port on which a Prometheus scrapes `/metrics` (docs/monitoring.md). Left out, the hub shows none; 0 picks a free port.
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     metrics_host: Annotated[str, Field(min_length=1)] = (
@@ -108,6 +115,8 @@ class HubSettings(FileSettings):
     cache_expiry_seconds: Annotated[int, Field(ge=1)] = 600  # A retained block expires after this time.
     # Greatest block of new releases. Choose less for very slow links.
     block_bytes_max: Annotated[int, Field(ge=1024, le=BLOCK_BYTES_MAX)] = BLOCK_BYTES_MAX
+    # Greatest number of bytes of blocks that the hub publishes in a second, and of blocks a hundred. Empty is no limit.
+    block_bytes_per_second_max: Annotated[float, Field(ge=1024)] | None = None
     again_seconds: Annotated[float, Field(ge=0, le=60)] = 3.0  # A block is not published again within this time.
     linger_seconds: Annotated[float, Field(ge=0, le=5)] = 0.05  # Requests for one block within this time share one publish.
 
@@ -135,6 +144,12 @@ class HubSettings(FileSettings):
             found = urlsplit(self.enrolment_url)
             if found.scheme != "https" or not found.hostname or found.path not in {"", "/"}:
                 raise ValueError(f"enrolment_url {self.enrolment_url!r} must look like https://hub.example:8443")
+        return self
+
+    @model_validator(mode="after")
+    def _blocks_can_be_found(self) -> Self:
+        if self.blocks_endpoint_url and not self.blocks_url:
+            raise ValueError("blocks_endpoint_url needs blocks_url: the bucket there, s3://bucket/folder")
         return self
 
     @model_validator(mode="after")

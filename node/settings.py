@@ -72,6 +72,8 @@ class NodeSettings(FileSettings):
     window_bytes: Annotated[int, Field(ge=BLOCK_BYTES_MAX, le=64 * MIB)] = 8 * MIB
     # Greatest number of topic filters in one SUBSCRIBE. Some brokers accept few.
     filters_per_subscribe: Annotated[int, Field(ge=1, le=64)] = 8
+    # Greatest number of blocks that are requested at once. For half as many again a subscription may last a moment longer.
+    window_blocks_max: Annotated[int, Field(ge=2, le=256)] = 256
     rate_bytes_per_second_max: Annotated[float, Field(gt=0)] | None = None  # Greatest download rate for blocks, as a mean over a second.
     # Time zone of budgets' days and hours, such as Europe/Rome. The default is the device's own.
     time_zone: Annotated[str, AfterValidator(_known_zone)] | None = None

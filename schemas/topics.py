@@ -183,6 +183,33 @@ def consumer_access_list(fleet: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def rmqtt_access_list(fleet: str) -> str:
+    """Return the access-control list for hub, nodes and consumers, as the plugin rmqtt-acl of rmqttd reads it.
+
+    The user name is the certificate's CN (`cert_cn_as_username`), which the plugin puts in place of `%u`.
+    """
+    prefix = f"{ROOT}/{check_name('fleet', fleet)}/"
+
+    def rule(may: str, user: str, does: str, kinds: Sequence[TopicKind], own: str) -> str:
+        listed = ", ".join(f'"{prefix}{_levels(kind, own=own)}"' for kind in kinds)
+        return f'    ["{may}", {user}, "{does}", [{listed}]],'
+
+    consumer = f'{{ user = "{CONSUMER}" }}'
+    rules = [
+        _head(fleet, "hub, nodes and consumers"),
+        "rules = [",
+        '    ["allow", "all", "connect"],  # whom the listener has let in by certificate',
+        f'    ["allow", {{ user = "hub" }}, "pubsub", ["{prefix}#"]],',
+        rule("allow", consumer, "subscribe", [kind for kind in TABLE if "consumer" in kind.readers], "+"),
+        f'    ["deny", {consumer}, "pubsub", ["#"]],',
+        rule("allow", '"all"', "publish", [kind for kind in TABLE if kind.writer == "node"], "%u"),
+        rule("allow", '"all"', "subscribe", [kind for kind in TABLE if "node" in kind.readers], "%u"),
+        '    ["deny", "all"],',
+        "]",
+    ]
+    return "\n".join(rules) + "\n"
+
+
 def _head(fleet: str, who: str) -> str:
     return f"# What {who} may do in fleet {fleet!r}. Generated from schemas/topics.py: do not edit."
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from hub.cli.node_blocks import NodeBlocks
 from hub.cli.options import check_model, split
-from hub.publish.block_store import BlockStore
+from hub.publish.blocks import open_blocks
 from hub.service.rollouts.release_lookup import Releases
+from hub.settings import load
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.errors import Code, Refused
@@ -29,7 +30,7 @@ def fetches_of(directory: Path, name: str, *, variant: str | None, parent: str |
     chosen = variant if variant is not None else variants[0]
     if chosen not in variants:
         raise Refused(Code.SETTINGS_INVALID, f"{name} has no variant {chosen!r}; there are {', '.join(variants)}")
-    blocks = NodeBlocks(Releases(repository, BlockStore(directory / "blocks")))
+    blocks = NodeBlocks(Releases(repository, open_blocks(directory, load(directory))))
     found: dict[str, Fetch | None] = {"nothing": _fetch(blocks, digest, chosen, frozenset(), follows=False), "release": None}
     for other in repository.releases(model):
         if other != version:

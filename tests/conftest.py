@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 import threadpoolctl
 
-from tests import brokers, ended
+from tests import brokers, ended, objects
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # Tests that call ONNX Runtime themselves report to nobody either.
 
@@ -52,6 +52,13 @@ def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[brokers.B
     """Each kind of broker in turn, running."""
     with brokers.running(request.param, tmp_path / "broker") as running:
         yield running
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[objects.Bucket]:
+    """A new bucket of a real S3 server, with credentials in the environment."""
+    with objects.bucket(monkeypatch) as made:
+        yield made
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Write what is made from the schemas: JSON Schemas, AsyncAPI, OpenAPI, the access lists, docs/protocol.md. A tool of the checkout.
 
-`python -m tools.generate_schemas` writes, `--check` only names stale files, `--acl FLEET` and `--acl-consumers FLEET` print one fleet's
-lists.
+`python -m tools.generate_schemas` writes, `--check` only names stale files, `--acl FLEET`, `--acl-consumers FLEET` and `--acl-rmqtt FLEET`
+print one fleet's lists.
 """
 
 import argparse
@@ -81,6 +81,7 @@ def outputs() -> dict[str, str]:
     found["hub/web/openapi.json"] = _json(application.described())
     found["broker-config/acl"] = topics.access_list(FLEET)
     found["broker-config/acl-consumers"] = topics.consumer_access_list(FLEET)
+    found["broker-config/rmqtt/plugins/rmqtt-acl.toml"] = topics.rmqtt_access_list(FLEET)
     found["docs/protocol.md"] = protocol_page()
     return found
 
@@ -395,6 +396,7 @@ def main(arguments: list[str] | None = None, *, root: Path = CHECKOUT, say: Call
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if something is stale")
     parser.add_argument("--acl", metavar="FLEET", help="print the access list of this fleet's hub and nodes")
     parser.add_argument("--acl-consumers", metavar="FLEET", help="print the access list of this fleet's consumers")
+    parser.add_argument("--acl-rmqtt", metavar="FLEET", help="print the access list of this fleet, for rmqttd's plugin rmqtt-acl")
     parser.add_argument(
         "--bridge", metavar="NAME", action="append", default=[], help="with --acl: a site's bridge, by its certificate's CN"
     )
@@ -405,6 +407,9 @@ def main(arguments: list[str] | None = None, *, root: Path = CHECKOUT, say: Call
             return 0
         if options.acl_consumers:
             say(topics.consumer_access_list(options.acl_consumers))
+            return 0
+        if options.acl_rmqtt:
+            say(topics.rmqtt_access_list(options.acl_rmqtt))
             return 0
     except Refused as refusal:
         say(f"{refusal}\n")

@@ -24,9 +24,10 @@ from hub.cli.publish_report import left_out
 from hub.core.publish.check_rules import BUILT_IN, Check, DeviceProfile, Result, chosen, content_of, judge
 from hub.core.publish.signature_compatibility import Signature, differences
 from hub.publish.block_store import BlockStore
+from hub.publish.blocks import open_blocks
 from hub.publish.check_results import Checks
 from hub.publish.check_runner import Absent, Blocks, lay_out, prover, run
-from hub.settings import SETTINGS_NAME
+from hub.settings import SETTINGS_NAME, load
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.errors import Code, Refused, mismatch
@@ -144,7 +145,7 @@ def _candidate(release: str, directory: Path, choices: Mapping[str, Any], report
     if not Path(release).exists() and "@" in release:
         model, version = split(release)
         document = Repository(directory / "trust").manifest(model, version)
-        yield Candidate(release, codec.decode(Manifest, document), document, BlockStore(directory / "blocks"), published=True)
+        yield Candidate(release, codec.decode(Manifest, document), document, open_blocks(directory, load(directory)), published=True)
         return
     with tempfile.TemporaryDirectory(prefix="fleetcast-check-") as scratch:
         blocks = BlockStore(Path(scratch))

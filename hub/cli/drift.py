@@ -15,7 +15,7 @@ from hub.core.drift import shift_size
 from hub.core.rollouts import active_alarms
 from hub.database.drift_queries import Findings
 from hub.operations.drift_rows import SIGNALS, drift_rows, signal_row, stream_name
-from hub.publish.block_store import BlockStore
+from hub.publish.blocks import open_blocks
 from hub.service.rollouts.release_lookup import Releases
 from hub.settings import load
 from hub.signing.tuf_repository import Repository
@@ -52,7 +52,7 @@ def drift(ctx: click.Context, model: str | None, cohort: str | None, since: int 
     if model is not None:
         check_model(repository, model)
     findings = Findings(open_store(directory).database)
-    releases = Releases(repository, BlockStore(directory / "blocks"))
+    releases = Releases(repository, open_blocks(directory, load(directory)))
     rows = drift_rows(findings, releases, model, cohort, nodes_min=load(directory).cohort_nodes_min)
     lasting = any(row["alarm"] for row in rows)
     if since is not None:

@@ -15,7 +15,7 @@ from hub.cli.options import check_model, dir_option, json_option, open_store
 from hub.cli.time_arguments import MOMENT, iso
 from hub.core.drift.compare import Comparison
 from hub.database.drift_queries import Findings
-from hub.publish.block_store import BlockStore
+from hub.publish.blocks import open_blocks
 from hub.service.rollouts.release_lookup import Releases
 from hub.settings import load
 from hub.signing.tuf_repository import Repository
@@ -59,7 +59,7 @@ def explain(
 
         drift_plots.check_installed()
     findings = Findings(open_store(directory).database)
-    releases = Releases(repository, BlockStore(directory / "blocks"))
+    releases = Releases(repository, open_blocks(directory, load(directory)))
     question = Question(name, version, cohort, names, moment)
     story = story_of(findings, releases, question, cohort_nodes_min=load(directory).cohort_nodes_min)
     for path, kind in ((png, "png"), (svg, "svg")):

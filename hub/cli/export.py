@@ -13,6 +13,7 @@ from hub.cli.node_blocks import NodeBlocks, StoredReleases
 from hub.cli.options import check_model, dir_option, json_option, open_store, show_one, split
 from hub.cli.progress import progress
 from hub.publish.block_store import BlockStore
+from hub.publish.blocks import open_blocks
 from hub.service.rollouts.release_lookup import Releases
 from hub.settings import load
 from hub.signing.tuf_repository import Repository
@@ -45,7 +46,7 @@ def export(release: str, target: Path, node: str | None, variant: str | None, di
       fleetcast export delay@1.2.0 /media/usb/gate-17.parcel --node gate-17
     """
     model, version = split(release)
-    repository, blocks = Repository(directory / "trust"), BlockStore(directory / "blocks")
+    repository, blocks = Repository(directory / "trust"), open_blocks(directory, load(directory))
     check_model(repository, model)
     document = repository.manifest(model, version)
     manifest, digest = codec.decode(Manifest, document), sha256(document)

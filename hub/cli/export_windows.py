@@ -9,7 +9,7 @@ from hub.cli.options import check_model, dir_option, json_option, open_store, sh
 from hub.cli.progress import progress
 from hub.cli.time_arguments import MOMENT, iso
 from hub.database.drift_queries import Asked, Findings
-from hub.publish.block_store import BlockStore
+from hub.publish.blocks import open_blocks
 from hub.service.rollouts.release_lookup import Releases
 from hub.service.telemetry import redaction
 from hub.settings import load
@@ -43,7 +43,7 @@ def export_windows(model: str, cohort: str | None, since: int | None, until: int
 
     repository = Repository(directory / "trust")
     check_model(repository, model)
-    releases = Releases(repository, BlockStore(directory / "blocks"))
+    releases = Releases(repository, open_blocks(directory, load(directory)))
 
     @cache
     def manifest_of(release: bytes) -> Manifest | None:

@@ -55,6 +55,12 @@ PARTIAL = ".partial"
     help="File whose first line is the password for --database-url.",
 )
 @click.option(
+    "--blocks-url",
+    default="",
+    help="Object store for releases' blocks, such as s3://bucket/folder. Without it they are in the folder.",
+)
+@click.option("--blocks-endpoint-url", default="", help="URL of an object store that is not Amazon's.")
+@click.option(
     "--cohort-nodes-min",
     default=20,
     show_default=True,
@@ -73,6 +79,8 @@ def init(
     hub_url: str,
     database_url: str,
     database_password_file: Path | None,
+    blocks_url: str,
+    blocks_endpoint_url: str,
     cohort_nodes_min: int,
     passphrase_file: Path | None,
     as_json: bool,
@@ -90,6 +98,7 @@ def init(
         --broker mqtts://broker.example:8883 --hub-url https://hub.example:8443
       fleetcast init ./plant --fleet plant \\
         --database-url postgresql://hub@db.example/plant
+      fleetcast init ./plant --fleet plant --blocks-url s3://models/plant
     """
     check_name("fleet", fleet)
     models = tuple(dict.fromkeys(check_name("model", model) for model in models))
@@ -106,6 +115,7 @@ def init(
         settings.append(f"database_url = {json.dumps(database_url)}")
     if database_password_file is not None:
         settings.append(f"database_password_file = {json.dumps(str(database_password_file.resolve()))}")
+    settings += _blocks_settings(blocks_url, blocks_endpoint_url, fleet)
     if directory.exists() and any(entry.name != PARTIAL for entry in directory.iterdir()):
         raise Ended(Exit.CONFLICT, f"{directory} is not empty: give a new folder")
     place = _place(database_url, database_password_file)
@@ -125,6 +135,7 @@ def init(
             "models": list(models),
             "broker": broker_url or "embedded, on loopback",
             "database": _shown(database_url) if database_url else "a file in the folder",
+            "blocks": blocks_url or "in the folder",
             "devices_enrol_at": hub_url or "nowhere: no --hub-url was given",
             "pin_on_nodes": str(directory / "root.json"),
             "take_offline": str(directory / "keys"),
@@ -242,6 +253,24 @@ def _place(url: str, password_file: Path | None) -> str | None:
     finally:
         store.close()
     return place
+
+
+def _blocks_settings(url: str, endpoint_url: str, fleet: str) -> list[str]:
+    """Return the settings of an object store, which answers; none for a folder.
+
+    Raises:
+        Refused: the URL is none of a bucket, or obstore is not installed.
+        Unreachable: it does not answer, or has no such bucket.
+    """
+    if not url:
+        if endpoint_url:
+            raise click.UsageError("--blocks-endpoint-url needs --blocks-url")
+        return []
+    from hub.publish.object_store import ObjectStore  # noqa: PLC0415  # with an extra
+
+    ObjectStore(url, fleet, endpoint_url=endpoint_url).check()
+    found = [f"blocks_url = {json.dumps(url)}"]
+    return [*found, f"blocks_endpoint_url = {json.dumps(endpoint_url)}"] if endpoint_url else found
 
 
 def _shown(url: str) -> str:

@@ -26,8 +26,9 @@ from hub.cli.options import (
 from hub.cli.releases import of_group
 from hub.cli.removal import confirm, own_payloads, yes_option
 from hub.operations.release_rows import manifests, model_rows, nodes_serving, present_deployments
-from hub.publish.block_store import BlockStore
+from hub.publish.blocks import open_blocks
 from hub.publish.release_blocks import free
+from hub.settings import load
 from hub.signing.keys import load_signer
 from hub.signing.tuf_repository import Repository
 from schemas import codec
@@ -78,7 +79,7 @@ def remove(ctx: click.Context, model: str, force: bool, yes: bool, directory: Pa
       fleetcast models remove delay --force --yes --json
     """
     directory = of_group(ctx, directory)
-    store, repository, blocks = open_store(directory), Repository(directory / "trust"), BlockStore(directory / "blocks")
+    store, repository, blocks = open_store(directory), Repository(directory / "trust"), open_blocks(directory, load(directory))
     is_left = model in repository.removed_models()  # An earlier removal was cut off after it was signed.
     if not is_left:
         check_model(repository, model)

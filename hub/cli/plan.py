@@ -25,7 +25,7 @@ from hub.core.rollouts.selector_help import nearest
 from hub.core.rollouts.terms import check_times
 from hub.database.rows import NodeRow, ReceiptRow
 from hub.operations.deployed import facts_of, model_of, states_of
-from hub.publish.block_store import BlockStore
+from hub.publish.blocks import open_blocks
 from hub.service.rollouts.release_lookup import Releases
 from hub.settings import load
 from hub.signing.tuf_repository import Repository
@@ -98,7 +98,7 @@ def plan(
     check_model(repository, model)
     document = repository.manifest(model, version)
     manifest, digest = codec.decode(Manifest, document), sha256(document)
-    releases = Releases(repository, BlockStore(directory / "blocks"))
+    releases = Releases(repository, open_blocks(directory, load(directory)))
     holdings = NodeBlocks(releases)
     said = {"version": version, "labels": read_pairs("--label", labels), "deployment": deployment, "where": where}
     wish = commands.read_as(commands.Start, json.dumps(said))

@@ -24,6 +24,7 @@ from hub.cli.publish_inputs import block_bytes_for, earlier_nodes, fleet_archs, 
 from hub.cli.publish_preview import as_fields, confirming
 from hub.cli.publish_report import absent_archs, left_out, show_variants, summary, variants
 from hub.publish.block_store import BlockStore
+from hub.publish.blocks import open_blocks
 from hub.settings import load
 from hub.signing.key_places import present
 from hub.signing.keys import load_signer
@@ -258,7 +259,7 @@ def publish(source: Path, directory: Path, passphrase_file: Path | None, breakin
     absent = absent_archs(built, fleet_archs(directory)) if limited else []
     seen = {**as_fields(built.preview), "warnings": [*built.preview.warnings, *absent]}
     show_one(
-        {**summary(built, BlockStore(directory / "blocks")), "newly_delegated": targets is not None, "announced": runs}
+        {**summary(built, open_blocks(directory, load(directory))), "newly_delegated": targets is not None, "announced": runs}
         | ({"variants": variants(built), "left_out": left_out(built), "conversion": list(steps), **seen} if as_json else {}),
         as_json=as_json,
     )
@@ -369,7 +370,7 @@ def _publish(
     """Build, store and sign a release, and add an event for `fleetcast watch`."""
     model, version = release.name, release.version
     whole = ExitStack()  # From the first block in its place to the signature: Ctrl-C leaves all of it behind, or nothing.
-    blocks = BlockStore(directory / "blocks", committing=lambda: whole.enter_context(interrupts.held()))
+    blocks = open_blocks(directory, load(directory), committing=lambda: whole.enter_context(interrupts.held()))
     with whole, blocks.adding(), _room_to_sign(directory) as give_back:
         store = open_store(
             directory

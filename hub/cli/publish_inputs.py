@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from hub.cli.options import open_store
 from hub.cli.progress import Tell
 from hub.core.publish.signature_compatibility import Signature, predecessor
-from hub.publish.block_store import BlockStore
+from hub.publish.blocks import open_blocks
 from hub.publish.parent_files import parent_files
 from hub.settings import load
 from hub.signing.tuf_repository import Repository
@@ -168,7 +168,7 @@ def with_parents(request: "PublishRequest", repository: Repository, directory: P
         follows = parent or (known[-1] if known and known[-1] != version else None)
         parent_digest = sha256(repository.manifest(model, follows)) if follows else None
     parents = _parents(repository, directory, model, parent_digest, before)
-    with parent_files(list(parents.values()), BlockStore(directory / "blocks"), directory) as files:
+    with parent_files(list(parents.values()), open_blocks(directory, load(directory)), directory) as files:
         yield replace(request, parent=parent_digest, parents=files, parent_releases=tuple(parents))
 
 

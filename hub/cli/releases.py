@@ -26,8 +26,9 @@ from hub.cli.options import (
 )
 from hub.cli.removal import confirm, own_payloads, yes_option
 from hub.operations.release_rows import manifests, needed_as, nodes_serving, present_deployments, release_rows
-from hub.publish.block_store import BlockStore
+from hub.publish.blocks import open_blocks
 from hub.publish.release_blocks import free
+from hub.settings import load
 from hub.signing.keys import load_signer, public_pem
 from hub.signing.metadata_files import write
 from hub.signing.model_signature import sign_files
@@ -89,7 +90,7 @@ def remove(ctx: click.Context, release: str, force: bool, yes: bool, directory: 
     """
     directory = of_group(ctx, directory)
     model, version = split(release)
-    store, repository, blocks = open_store(directory), Repository(directory / "trust"), BlockStore(directory / "blocks")
+    store, repository, blocks = open_store(directory), Repository(directory / "trust"), open_blocks(directory, load(directory))
     check_model(repository, model)
     is_left = (model, version) in repository.removed()  # An earlier removal was cut off after it was signed.
     document = repository.kept_manifest(model, version) if is_left else repository.manifest(model, version)

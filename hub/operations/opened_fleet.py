@@ -25,9 +25,9 @@ class OpenedFleet:
     @property
     def blocks(self) -> "BlockStore":
         """Return where payloads are."""
-        from hub.publish.block_store import BlockStore  # noqa: PLC0415
+        from hub.publish.blocks import open_blocks  # noqa: PLC0415
 
-        return BlockStore(self.directory / "blocks")
+        return open_blocks(self.directory, self.settings)
 
     @property
     def needs_enrolment(self) -> bool:

@@ -8,11 +8,12 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fleetcast import disk_room, durable
+from hub.publish.readable import Readable
 from schemas.errors import Code, Refused, Unreachable, mismatch
 from schemas.limits import PAYLOAD_BYTES_MAX
 from schemas.names import sha256
@@ -29,6 +30,7 @@ class Batch:
         self._store = store
         self._folder = folder
         self._bytes_by_digest: dict[bytes, int] = {}
+        self._known: set[bytes] = set()  # Payloads of the batch that the store had before.
 
     @property
     def added_bytes(self) -> int:
@@ -47,7 +49,10 @@ class Batch:
         found = sha256(data)
         if found != digest:
             raise mismatch(Code.BLOCK_DIGEST, "payload to store", expected=digest.hex(), actual=found.hex())
-        if digest in self._bytes_by_digest or self._store.intact(digest):
+        if digest in self._bytes_by_digest:
+            return
+        if self._store.intact(digest):
+            self._known.add(digest)
             return
         with _disk(self._store.directory), (self._folder / digest.hex()).open("xb") as file:
             file.write(data)
@@ -57,6 +62,7 @@ class Batch:
 
     def commit(self) -> None:
         """Move every payload to its place. If the disk fails halfway, the payloads that were moved are whole and stay."""
+        self._store.upload(self._folder, self._bytes_by_digest.keys(), self._known)
         self._store.committing()
         with _disk(self._store.directory):
             places = {self._folder / digest.hex(): self._store.path(digest) for digest in self._bytes_by_digest}
@@ -75,6 +81,11 @@ class BlockStore:
     def __init__(self, directory: Path, *, committing: Callable[[], object] = lambda: None) -> None:
         """Open a folder; `committing` is called before a batch becomes visible."""
         self.directory, self.committing = directory, committing
+
+    @property
+    def local(self) -> Readable:
+        """Return what of it is read without a network: all of it."""
+        return self
 
     def has(self, digest: bytes) -> bool:
         """Return whether a payload is here; `read` checks whether it is undamaged."""
@@ -126,6 +137,9 @@ class BlockStore:
         if found != digest:
             raise mismatch(Code.BLOCK_DIGEST, f"stored payload in {self.directory}", expected=digest.hex(), actual=found.hex())
         return data
+
+    def upload(self, staged: Path, new: Collection[bytes], known: Collection[bytes]) -> None:
+        """Bring a batch to where others read it, before it becomes visible here: nowhere, for a folder."""
 
     def size(self, digest: bytes) -> int:
         """Return the bytes of a payload; 0 if it is not here."""

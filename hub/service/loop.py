@@ -41,7 +41,7 @@ from hub.database.drift_queries import Findings
 from hub.database.hearing import Hearing
 from hub.database.place import place_of
 from hub.database.store import Store
-from hub.publish.block_store import BlockStore
+from hub.publish.blocks import open_blocks
 from hub.publish.check_results import Checks
 from hub.service.alerts.dispatch import Hooks
 from hub.service.alerts.event_log import Notes
@@ -148,8 +148,8 @@ class Service:
         self._again, self._rival_reported_at = Reconnection(RETRY), float("-inf")
         self._looked_at = float("-inf")
         self._online_keys: OnlineKeys | None = None
-        self._repository, self._blocks = Repository(directory / "trust"), BlockStore(directory / "blocks")
-        self._releases = Releases(self._repository, self._blocks)
+        self._repository, self._blocks = Repository(directory / "trust"), open_blocks(directory, settings)
+        self._releases = Releases(self._repository, self._blocks.local)
         if load_key is not None:
             signers = self._replaceable(signers, load_key)
         self._make_delivery(signers)
@@ -181,7 +181,9 @@ class Service:
             linger_seconds=settings.linger_seconds,
             again_seconds=settings.again_seconds,
         )
-        self._wants = Wants(server, store=self._store, blocks=self._blocks, releases=self._releases, link=self._link, clock=self._wall)
+        local, releases = self._blocks.local, self._releases
+        self._wants = Wants(server, store=self._store, blocks=local, releases=releases, link=self._link, clock=self._wall)
+        self._wants.keep_to(settings, self._blocks, self._notes, monotonic=self._monotonic, arrived=self._inbox.wake)
         self._wants.traces = self._traces = RolloutTraces.of(settings, wall=self._wall, models=lambda: self._controller.models)
         self._announcer = Announcer(
             repository=self._repository,
@@ -337,16 +339,14 @@ class Service:
             self._broker.start()
         elif rules := access_lists.missing(self._directory, self._settings.fleet):
             self._notes.event("access_list.outdated", access_lists.in_words(rules), missing=rules)
-        self._enrolling.start()
-        self._metrics.start()
-        self._hooks.start()
+        for part in (self._enrolling, self._metrics, self._wants, self._hooks):
+            part.start()
 
     def leave(self) -> None:
         """Leave politely, and let go of the fleet's folder."""
         (self._directory / READY_NAME).unlink(missing_ok=True)
-        self._enrolling.stop()
-        self._metrics.stop()
-        self._hooks.stop()
+        for part in (self._enrolling, self._metrics, self._wants, self._hooks):
+            part.stop()
         with contextlib.suppress(Unreachable, Refused):
             self._ingest.save()
             self._listening.save()
@@ -432,6 +432,7 @@ class Service:
             self._work(lambda: self._announcer.tick(online=self._online))
             self._work(self._ingest.tick)
             self._work(self._receipt_requests.tick)
+            self._work(self._wants.report)
             self._clear_forgotten()
             self._work(lambda: self._settling.tick(lambda: self._monotonic() - now >= SETTLE_SECONDS))
             self._work(self._housekeeping.tick)

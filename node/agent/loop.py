@@ -253,6 +253,7 @@ class Agent:
             quota=self._quota,
             window_bytes=settings.window_bytes,
             filters_per_subscribe=settings.filters_per_subscribe,
+            window_blocks_max=settings.window_blocks_max,
             rng=self._rng,
             post=self._inbox.put,
             refused=self._reporter.refusal,

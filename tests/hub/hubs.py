@@ -105,19 +105,27 @@ class Fleet:
         """The hub's online keys."""
         return Signers(*self.online)
 
-    def publish(self, version: str, seed: int = 1, *, calibration_rows: int | None = None, accuracy: Accuracy | None = None) -> Manifest:
+    def publish(
+        self,
+        version: str,
+        seed: int = 1,
+        *,
+        calibration_rows: int | None = None,
+        accuracy: Accuracy | None = None,
+        blocks: BlockStore | None = None,
+    ) -> Manifest:
         """A release with five blocks that do not compress and one watched signal; what it would predict does not matter here."""
         rng = np.random.default_rng(seed)
-        store, blocks = BlockStore(self.directory / "blocks"), list[Block]()
+        store, listed = blocks or BlockStore(self.directory / "blocks"), list[Block]()
         data = rng.bytes(BLOCK_BYTES * BLOCKS)
         for at in range(0, len(data), BLOCK_BYTES):
             block, payloads = encode_block(data[at : at + BLOCK_BYTES])
             for digest, payload in payloads.items():
                 store.put(digest, payload)
-            blocks.append(block)
+            listed.append(block)
         numerator, denominator = sigma2_for(4.0, 1e-6, 1)
         tensor = Tensor(name="x", datatype="FP32", shape=(-1, 1))
-        file = File(path="model.onnx", bytes=len(data), digest=sha256(data), blocks=tuple(blocks))
+        file = File(path="model.onnx", bytes=len(data), digest=sha256(data), blocks=tuple(listed))
         days = np.repeat(np.arange(30), 100)
         manifest = Manifest(
             model="delay",

@@ -91,6 +91,12 @@ class Inbox:
                 self._changed.wait(seconds)
                 self._waited_for = False
 
+    def wake(self) -> None:
+        """End a wait: something else than a message has arrived. Any thread may call it."""
+        with self._changed:
+            if self._waited_for:
+                self._changed.notify()
+
     def events(self) -> list[LinkEvent]:
         """Return the connection's own events, in order."""
         with self._changed:

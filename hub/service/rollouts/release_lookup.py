@@ -8,7 +8,7 @@ import structlog
 from hub.core.drift import accuracy
 from hub.core.publish.signature_compatibility import Signature, check_moved
 from hub.core.rollouts.moves import Movement
-from hub.publish.block_store import BlockStore
+from hub.publish.readable import Readable
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.block_request import Want
@@ -33,7 +33,7 @@ class BlockLists:
 class Releases:
     """Look up the releases of the fleet, and those that were removed: what nodes still say of them is read by their manifests."""
 
-    def __init__(self, repository: Repository, blocks: BlockStore) -> None:
+    def __init__(self, repository: Repository, blocks: Readable) -> None:
         self._repository, self._store = repository, blocks
         self._manifests: dict[bytes, Manifest] = {}
         self._accuracies: dict[bytes, Manifest] = {}

@@ -49,6 +49,7 @@ class Delivery:
         quota: ByteQuota,
         window_bytes: int,
         filters_per_subscribe: int,
+        window_blocks_max: int = core.WINDOW_PIECES_MAX,
         rng: Random,
         post: Callable[[TransferEnded | TransferStalled], None],
         refused: Callable[[Refused, str], None],
@@ -58,6 +59,7 @@ class Delivery:
     ) -> None:
         self._store, self._artifacts, self._link, self._sources, self._quota = store, artifacts, link, sources, quota
         self._window_bytes, self._filters, self._rng = window_bytes, filters_per_subscribe, rng
+        self._window_blocks_max = window_blocks_max
         self._post, self._refused, self._make_room, self._disk_bytes_max = post, refused, make_room, disk_bytes_max
         self._traces = traces or RolloutTraces()
         self._jobs: dict[str, TransferJob] = {}
@@ -349,6 +351,7 @@ class Delivery:
         running = [job for job in self._jobs.values() if job.transfer is not None and not job.transfer.complete]
         for job, (allowed_bytes, stop) in zip(running, self._quota.divide(running, self._window_bytes, now), strict=True):
             if job.transfer is not None:
+                job.transfer.pieces_max = max(core.WINDOW_PIECES_MIN, self._window_blocks_max // len(running))
                 self._run(job, job.transfer.allow(allowed_bytes, now=now), now)
             if stop is not None:
                 if job.transfer is not None and not job.transfer.in_flight_bytes:  # what was asked for within the budget still comes

@@ -137,6 +137,7 @@ class Transfer:
     silent_seconds: float = 0.0  # Time of asking in vain.
     gave_up: bool = False
     allowed: int = 2**62
+    pieces_max: int = WINDOW_PIECES_MAX  # Asked for at once; with those that have come and were not left yet, half as many again.
     complete: bool = False
 
     @classmethod
@@ -197,7 +198,7 @@ class Transfer:
         if not self.asked and not self.missing:
             self.complete = True
             return [*self._leave(), *commands, Complete()]
-        if len(self.arrived) >= 2 * self.filters_per_subscribe:
+        if len(self.arrived) >= min(2 * self.filters_per_subscribe, max(1, self.pieces_max // 2)):
             commands = [*commands, *self._leave()]
         return commands
 
@@ -276,7 +277,7 @@ class Transfer:
         if not self.online:
             return []
         fresh: list[bytes] = []
-        while self.missing and len(self.asked) < WINDOW_PIECES_MAX:
+        while self.missing and len(self.asked) < self.pieces_max:
             more = self.in_flight_bytes + self.missing[0].payload.bytes
             if (len(self.asked) >= WINDOW_PIECES_MIN and more > self.window) or more > self.allowed:
                 break

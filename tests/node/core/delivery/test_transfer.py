@@ -111,6 +111,18 @@ def test_on_a_perfect_road_each_piece_is_asked_for_once_and_nothing_again() -> N
     assert world.subscribed == set()
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_few_subscriptions_are_enough_where_a_broker_allows_few(seed: int) -> None:
+    world = World(seed, plan(200, 1000), lose=0.1, repeat=0, forget=0.01)
+    world.transfer.pieces_max = 20
+    most = 0
+    while not world.done:
+        world.step()
+        most = max(most, len(world.subscribed))
+
+    assert 20 <= most <= 30
+
+
 def test_what_was_taken_is_not_asked_for_after_the_broker_forgot_everything() -> None:
     world = World(3, plan(40), lose=0, repeat=0, forget=0)
     while len(world.taken) < 20:

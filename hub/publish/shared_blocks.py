@@ -1,0 +1,211 @@
+"""Keep payloads in an object store that several machines share, with a folder in front of it that holds what was used last.
+
+A publisher's payloads are in the object store before its release is signed. What the folder lacks, or has damaged, is read from the object
+store, verified, and kept. The folder may be emptied at any time.
+"""
+
+import os
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from fleetcast import durable
+from hub.publish.block_store import BlockStore
+from hub.publish.object_store import ObjectStore
+from schemas.errors import Refused, Unreachable
+
+UPLOADS = 8  # Requests under way; their payloads are in memory.
+TRIMMED_SHARE = 0.9  # A folder over its bound is brought to this share of it.
+
+
+class Elsewhere(Exception):
+    """Signal that a payload is not in the folder, and would have to be fetched."""
+
+    def __init__(self, digest: bytes) -> None:
+        """Name the payload."""
+        super().__init__(digest.hex())
+        self.digest = digest
+
+
+class SharedBlocks(BlockStore):
+    """Read and add payloads in an object store, through a folder that any number of processes of this machine may share."""
+
+    def __init__(self, directory: Path, objects: ObjectStore, *, committing: Callable[[], object] = lambda: None) -> None:
+        """Open the folder and the object store behind it."""
+        super().__init__(directory, committing=committing)
+        self.objects = objects
+
+    def has(self, digest: bytes) -> bool:
+        """Return whether a payload is here or in the object store.
+
+        Raises:
+            Unreachable: the object store does not answer.
+        """
+        return self.is_local(digest) or self.objects.has(digest)
+
+    @property
+    def local(self) -> "LocalView":
+        """Return a view of the folder alone."""
+        return LocalView(self)
+
+    def is_local(self, digest: bytes) -> bool:
+        """Return whether a payload is in the folder."""
+        return super().has(digest)
+
+    def read(self, digest: bytes) -> bytes:
+        """Return a payload, verified, from the folder or else from the object store.
+
+        Raises:
+            Refused: RELEASE_UNKNOWN, neither has it; BLOCK_DIGEST, the object store has other bytes under its name.
+            Unreachable: neither the disk nor the object store answers.
+        """
+        try:
+            return self.read_local(digest)
+        except (Refused, Unreachable):
+            return self.fetch(digest)
+
+    def read_local(self, digest: bytes) -> bytes:
+        """Return a payload from the folder, verified, and note that it was used.
+
+        Raises:
+            Refused: it is not here, or the disk has changed it.
+            Unreachable: the disk does not answer.
+        """
+        data = super().read(digest)
+        with suppress(OSError):
+            os.utime(self.path(digest))
+        return data
+
+    def fetch(self, digest: bytes) -> bytes:
+        """Return a payload from the object store, verified, and keep it in the folder if the disk takes it.
+
+        Raises:
+            Refused: RELEASE_UNKNOWN, it is not there; BLOCK_DIGEST, the object store has other bytes under its name.
+            Unreachable: the object store does not answer.
+        """
+        data = self.objects.read(digest)
+        with suppress(OSError):
+            durable.make_folder(self.path(digest).parent, parents=True)
+            durable.write(self.path(digest), data, synced=False)  # what a power cut tears is found by its digest, and read again
+        return data
+
+    def intact(self, digest: bytes) -> bool:
+        """Return whether a payload is in the folder and undamaged."""
+        try:
+            super().read(digest)
+        except (Refused, Unreachable):
+            return False
+        return True
+
+    def share(self) -> int:
+        """Bring to the object store what only the folder has, and return how many payloads that were.
+
+        A fleet that had its blocks in the folder before has all of them there.
+
+        Raises:
+            Unreachable: the object store or the disk does not answer.
+        """
+        there = set(self.objects.digests())
+        missing = [digest for digest in super().digests() if digest not in there]
+        return sum(self._share(digest) for digest in missing)
+
+    def _share(self, digest: bytes) -> bool:
+        try:
+            data = super().read(digest)
+        except Refused:  # damaged, or removed meanwhile: nobody is to get these bytes
+            return False
+        self.objects.put(digest, data)
+        return True
+
+    def upload(self, staged: Path, new: Collection[bytes], known: Collection[bytes]) -> None:
+        """Bring all payloads of a batch to the object store: those in its folder, and those that were in ours and may be missing there."""
+
+        def put(digest: bytes) -> None:
+            self.objects.put(digest, (staged / digest.hex()).read_bytes())
+
+        def put_missing(digest: bytes) -> None:
+            if not self.objects.has(digest):
+                self._share(digest)
+
+        with ThreadPoolExecutor(UPLOADS) as threads:
+            try:
+                for done in (threads.map(put, sorted(new)), threads.map(put_missing, sorted(known))):
+                    for _ in done:
+                        pass
+            except BaseException:
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def size(self, digest: bytes) -> int:
+        """Return the bytes of a payload; 0 if nobody has it.
+
+        Raises:
+            Unreachable: the object store does not answer.
+        """
+        return super().size(digest) or self.objects.sizes.get(digest, 0)
+
+    def remove(self, digest: bytes) -> int:
+        """Remove a payload from both, and return how many bytes that freed.
+
+        Raises:
+            Unreachable: the object store or the disk does not answer.
+        """
+        size = self.size(digest)
+        self.objects.remove(digest)
+        super().remove(digest)
+        return size
+
+    def digests(self) -> Iterator[bytes]:
+        """Yield the digests of all payloads of the object store, in no particular order.
+
+        Raises:
+            Unreachable: the object store does not answer.
+        """
+        return self.objects.digests()
+
+    def trim(self, bytes_max: int) -> int:
+        """Remove the payloads from the folder that were not used for longest, if it holds more than this; return the bytes removed.
+
+        What the object store lacks is brought there first.
+
+        Raises:
+            Unreachable: the object store or the disk does not answer.
+        """
+        found: list[tuple[float, int, bytes]] = []
+        for digest in super().digests():
+            with suppress(OSError):
+                status = self.path(digest).stat()
+                found.append((status.st_mtime, status.st_size, digest))
+        excess = sum(size for _, size, _ in found) - bytes_max
+        if excess <= 0:
+            return 0
+        excess += int(bytes_max * (1 - TRIMMED_SHARE))
+        removed = 0
+        for _, size, digest in sorted(found):
+            if removed >= excess:
+                break
+            if not self.objects.has(digest):
+                self._share(digest)
+            removed += size
+            super().remove(digest)
+        return removed
+
+
+class LocalView:
+    """Read payloads of the folder alone, for the hub's loop, which waits for no network."""
+
+    def __init__(self, blocks: SharedBlocks) -> None:
+        """Look at the folder of these."""
+        self._blocks = blocks
+
+    def read(self, digest: bytes) -> bytes:
+        """Return a payload, verified.
+
+        Raises:
+            Elsewhere: it is not in the folder, or damaged there.
+        """
+        try:
+            return self._blocks.read_local(digest)
+        except (Refused, Unreachable):
+            raise Elsewhere(digest) from None

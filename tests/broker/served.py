@@ -1,0 +1,116 @@
+"""Start brokers as they are asked: on loopback, without certificates and lists, with nothing in their memory."""
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from hub.service.broker.rumqttd import EmbeddedBroker
+from tests.brokers import answers, free_port
+from tests.cluster import build, nodes
+
+START_SECONDS = 60.0
+
+
+class Absent(Exception):
+    """The broker is not installed here."""
+
+
+class Served(Protocol):
+    """A broker that is asked."""
+
+    port: int
+    version: str
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+
+    def stop(self) -> None:
+        """End it."""
+
+
+class Embedded:
+    """The one in the hub."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self._broker = EmbeddedBroker(self.port, folder)
+        from importlib.metadata import version
+
+        self.version = f"rumqttd of iotcore {version('iotcore')}"
+
+    def start(self) -> None:
+        self._broker.start()
+        self._broker.wait_ready(seconds=START_SECONDS)
+
+    def stop(self) -> None:
+        self._broker.stop()
+
+
+class Program:
+    """Any broker that is a program with a file of configuration."""
+
+    def __init__(self, folder: Path, version: str, command: list[str]) -> None:
+        self.folder, self.version, self._command = folder, version, command
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with (self.folder / "broker.log").open("ab") as log:
+            self._process = subprocess.Popen(self._command, cwd=self.folder, stdout=log, stderr=log)
+        deadline = time.monotonic() + START_SECONDS
+        while not answers(self.port):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{self.version} did not start:\n{(self.folder / 'broker.log').read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(60)
+
+
+class PlainMosquitto(Program):
+    """Debian's mosquitto, with the bounds of broker-config/mosquitto.conf."""
+
+    def __init__(self, folder: Path) -> None:
+        found = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+        if found is None:
+            raise Absent("apt-get install mosquitto")
+        said = subprocess.run([found, "-h"], capture_output=True, text=True, check=False).stdout
+        numbers = re.search(r"version (\S+)", said)
+        super().__init__(folder, f"mosquitto {numbers[1] if numbers else ''}".strip(), [found, "-c", "mosquitto.conf"])
+        self.port = free_port()
+        bounds = "max_queued_messages 65000\nmax_queued_bytes 67108864\nmax_inflight_messages 64\nset_tcp_nodelay true\n"
+        user = "user root\n" if os.getuid() == 0 else ""
+        (folder / "mosquitto.conf").write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\n{user}{bounds}")
+
+
+class Rmqtt:
+    """One rmqttd by itself, or the first of three."""
+
+    def __init__(self, folder: Path, count: int = 1) -> None:
+        program = build.program()
+        if program is None:
+            raise Absent("make test-cluster builds it")
+        self._cluster = nodes.Cluster(folder, program, count=count, secured=False)
+        self.version = f"rmqttd {build.VERSION}" + (f", {count} nodes" if count > 1 else "")
+        self.port = self._cluster.nodes[0].port
+
+    def start(self) -> None:
+        self._cluster.start()
+
+    def stop(self) -> None:
+        self._cluster.stop()
+
+
+KINDS: dict[str, Callable[[Path], Served]] = {
+    "embedded": Embedded,
+    "mosquitto": PlainMosquitto,
+    "rmqtt": Rmqtt,
+    "rmqtt-cluster": lambda folder: Rmqtt(folder, count=3),
+}

@@ -1,0 +1,259 @@
+"""Kill a broker of three in the middle of a rollout, as `make test-cluster` does: `python -m tests.cluster [--write] [--stand-in]`.
+
+A real hub, two real nodes, 200 light nodes that fetch the release, and windows of telemetry, all with certificates and access lists,
+through one balancer. `--stand-in` has one mosquitto in place of the three rmqttd, killed and started again: it tries the suite itself.
+"""
+
+import argparse
+import os
+import queue
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.figures import Figure, write
+from bench.light import Errand, fetch
+from fleetcast.mqtt_connection import BrokerUrl, Connected, Disconnected, Link, Published, TlsFiles
+from hub.database.store import Store
+from hub.publish.block_store import BlockStore
+from hub.service.rollouts.release_lookup import Releases
+from hub.signing.tuf_repository import Repository
+from node.core.delivery.transfer import pieces
+from schemas import codec
+from schemas.encoding import DECODABLE
+from schemas.errors import Unreachable
+from schemas.manifest import Manifest
+from schemas.names import sha256
+from schemas.topics import Topics
+from schemas.window import Window, expected_counts, pack_counts
+from tests.brokers import FLEET, Mosquitto
+from tests.cluster import build
+from tests.cluster.balancer import Balancer
+from tests.cluster.nodes import Cluster
+from tests.e2e.test_path import Plant
+
+LIGHT, SPREAD_SECONDS, KILL_AFTER_SECONDS = 200, 30.0, 12.0
+SENDERS, WINDOWS = 10, 60  # Windows of each sender, over the same time.
+BYTES = 2_000_000
+WAVE_SECONDS = 600.0
+START = 60_000_000  # Of the interval that all windows are of, long before those of the real nodes.
+COMMAND = "make test-cluster"
+
+
+@dataclass
+class Brokers:
+    """The cluster behind its balancer, as hub and nodes find it."""
+
+    cluster: Any
+    tls_of: Any
+    balancer: Balancer
+    kill: Any
+    kind: str = "rmqtt"
+
+    def url(self, user: str = "hub") -> str:
+        return f"mqtts://127.0.0.1:{self.balancer.port}"
+
+    def tls(self, user: str = "hub") -> TlsFiles:
+        found: TlsFiles = self.tls_of(user)
+        return found
+
+
+@dataclass(eq=False)
+class Sender(threading.Thread):
+    """Send windows as a node's outbox does: each until the broker has acknowledged it, over as many connections as it takes."""
+
+    brokers: Brokers
+    name_: str
+    manifest: Manifest
+    acknowledged: int = 0
+    inbox: "queue.Queue[Any]" = field(default_factory=queue.Queue)
+
+    def __post_init__(self) -> None:
+        super().__init__(daemon=True)
+
+    def run(self) -> None:
+        name = self.name_
+        link = Link(
+            BrokerUrl.parse(self.brokers.url(name)),
+            client_id=name,
+            inbox=self.inbox,
+            session_expiry_seconds=3600,
+            tls=self.brokers.tls(name),
+        )
+        topic, waiting = Topics(FLEET).telemetry(self.manifest.model, "lab"), list[bytes]()
+        for _ in range(WINDOWS):
+            waiting.append(window(self.manifest))
+        online, mids, began = False, dict[int, bytes](), time.monotonic()
+        while self.acknowledged < WINDOWS and time.monotonic() - began < WAVE_SECONDS:
+            if not online:
+                try:
+                    link.open()
+                except Unreachable:
+                    time.sleep(0.5)
+                    continue
+            try:
+                event = self.inbox.get(timeout=SPREAD_SECONDS / WINDOWS)
+            except queue.Empty:
+                event = None
+            match event:
+                case Connected():
+                    online = True
+                case Disconnected():
+                    online = False
+                    time.sleep(0.5)
+                case Published(mid, _):
+                    self.acknowledged += mids.pop(mid, None) is not None
+                case None if online and waiting:
+                    document = waiting.pop()
+                    mids[link.publish(topic, document)] = document
+                case _:
+                    pass
+        link.close()
+
+
+def window(manifest: Manifest) -> bytes:
+    """A window as the reference would have it."""
+    assert manifest.baseline is not None
+    expected = expected_counts(manifest.baseline, 100)
+    release = sha256(codec.encode(manifest))[:8]
+    packed = pack_counts(expected, expected)
+    return codec.encode(Window(id=np.random.default_rng().bytes(16), release=release, start=START, seconds=60, rows=100, counts=packed))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of it."""
+
+    not_done: int
+    acknowledged: int
+    counted: int
+    seconds: float
+
+    @property
+    def lost(self) -> int:
+        return self.not_done + max(0, self.acknowledged - self.counted)
+
+
+def run(brokers: Brokers, folder: Path) -> Result:
+    """The whole of it.
+
+    Raises:
+        AssertionError: the rollout has not ended as it should.
+    """
+    os.environ["FLEETCAST_SETTLE_SECONDS"] = "3600"  # all windows are of one interval, which stays open
+    plant = Plant(folder, brokers)  # type: ignore[arg-type]
+    names = [f"light-{number}" for number in range(LIGHT)] + [f"sender-{number}" for number in range(SENDERS)]
+    for name in names:
+        tls = brokers.tls(name)
+    try:
+        plant.start()
+        for name in ("node-a", "node-b"):
+            plant.start_node(name)
+        plant.publish("1.0.0", 1.0)
+        plant.cli("rollout", "start", "diabetes@1.0.0", "--wait", "--timeout-seconds", "200")
+        repository = Repository(plant.fleet / "trust")
+        manifest = codec.decode(Manifest, repository.manifest("diabetes", "1.0.0"))
+        errand = published(plant, brokers.balancer.port, tls)
+
+        senders = [Sender(brokers, f"sender-{number}", manifest) for number in range(SENDERS)]
+        for sender in senders:
+            sender.start()
+        began = time.monotonic()
+        with ThreadPoolExecutor(1) as beside:
+            wave = beside.submit(fetch, errand, LIGHT, spread_seconds=SPREAD_SECONDS, timeout_seconds=WAVE_SECONDS)
+            plant.publish("1.1.0", 10.0)
+            plant.cli("rollout", "start", "diabetes@1.1.0")
+            time.sleep(max(0.0, began + KILL_AFTER_SECONDS - time.monotonic()))
+            brokers.kill()
+            try:
+                fetched = wave.result()
+                done, seconds = fetched.nodes, fetched.seconds
+            except TimeoutError:
+                done, seconds = 0, WAVE_SECONDS
+        for sender in senders:
+            sender.join(WAVE_SECONDS)
+        acknowledged = sum(sender.acknowledged for sender in senders)
+        plant.cli("rollout", "resume", "diabetes", code={0, 1, 2, 3, 4, 5})
+        deadline = time.monotonic() + 200
+        while not (ended := [row for row in plant.cli("rollout", "status") if row["version"] == "1.1.0" and row["state"] == "done"]):
+            assert time.monotonic() < deadline, plant.cli("rollout", "status")
+            time.sleep(1)
+        assert ended
+        counted = -1
+        while counted < acknowledged and time.monotonic() < deadline:
+            counted = windows(plant)
+            time.sleep(0.5)
+    finally:
+        plant.stop()
+    return Result(LIGHT - done, acknowledged, counted, seconds)
+
+
+def windows(plant: Plant) -> int:
+    """How many windows the hub has counted."""
+    store = Store(f"sqlite:///{plant.fleet / 'hub.sqlite'}")
+    try:
+        return sum(row.windows for row in store.intervals("diabetes") if row.start == START)
+    finally:
+        store.close()
+
+
+def published(plant: Plant, port: int, tls: TlsFiles) -> Errand:
+    """A release of a file that does not compress, and what a node fetches of it."""
+    path = plant.directory / "data.bin"
+    path.write_bytes(np.random.default_rng(1).bytes(BYTES))
+    said = ("--name", "data", "--version", "1.0.0", "--runtime", "files", "--block-bytes", "20000")
+    plant.cli("publish", str(path), *said, "--passphrase-file", str(plant.directory / "secret"))
+    repository = Repository(plant.fleet / "trust")
+    digest = sha256(repository.manifest("data", "1.0.0"))
+    lists = Releases(repository, BlockStore(plant.fleet / "blocks")).lists(digest, "default")
+    return Errand(port, FLEET, digest, "default", pieces([lists.blocks], DECODABLE), tls_folder=str(Path(tls.ca).parent))
+
+
+def main(arguments: list[str]) -> int:
+    """Run it, and write the figure."""
+    parser = argparse.ArgumentParser(prog="python -m tests.cluster")
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--stand-in", action="store_true")
+    chosen = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "plant").mkdir()
+        if chosen.stand_in:
+            (folder / "broker").mkdir()
+            mosquitto = Mosquitto(folder / "broker")
+            mosquitto.start()
+            brokers = Brokers(mosquitto, mosquitto.tls, Balancer([mosquitto.port]), mosquitto.restart)
+        else:
+            program = build.program()
+            if program is None:
+                print("rmqttd is not built: python -m tests.cluster.build", file=sys.stderr)
+                return 1
+            cluster = Cluster(folder / "broker", program)
+            cluster.start()
+            ports = [node.port for node in cluster.nodes]
+            brokers = Brokers(cluster, cluster.tls, Balancer(ports), cluster.nodes[1].kill)
+        try:
+            result = run(brokers, folder / "plant")
+        finally:
+            brokers.balancer.close()
+            brokers.cluster.stop()
+    what = "mosquitto in its place" if chosen.stand_in else f"rmqttd {build.VERSION}, one of 3 nodes killed"
+    print(
+        f"{what}: {LIGHT - result.not_done} of {LIGHT} nodes done in {result.seconds:.0f} s, {result.counted} windows counted of"
+        f" {result.acknowledged} acknowledged, lost {result.lost}"
+    )
+    if chosen.write and not chosen.stand_in:
+        sent = LIGHT + SENDERS * WINDOWS
+        write([Figure("cluster.kill_lost", result.lost, "nodes and windows", "= 0", "nodes and windows sent", sent, COMMAND)])
+    return 1 if result.lost else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
