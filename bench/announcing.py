@@ -12,7 +12,7 @@ from pathlib import Path
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
-from bench.figures import Figure, median
+from bench.figures import Figure
 from hub.database.store import Store
 from hub.service.alerts.event_log import Notes
 from hub.service.delivery.announce import Announcer, Signers
@@ -44,7 +44,17 @@ def measure() -> list[Figure]:
             accepted.append(fleet.cost(node.take_roles))
             models.append(fleet.cost(lambda name=fleet.names[run]: node.take_model(name)))  # type: ignore[misc]
         looks = [fleet.cost(lambda: fleet.announce(seconds=61)) for _ in range(RUNS)]
-    print({"first": first, "steps": steps, "published": published, "accepted": accepted, "model": models, "looks": looks, "node_first": node.first})
+    print(
+        {
+            "first": first,
+            "steps": steps,
+            "published": published,
+            "accepted": accepted,
+            "model": models,
+            "looks": looks,
+            "node_first": node.first,
+        }
+    )
     return []
 
 

@@ -425,7 +425,9 @@ class Repository:
             listed = parsed(roles[_ROLLOUTS]).signed.targets
             models = {path.removeprefix(rollout_path("")): target for path, target in sorted(listed.items())}
             documents = tuple(RolloutBytes(model, self._rollout_document(model, target)) for model, target in models.items())
-            self._rollout_documents = {target.hashes["sha256"]: one.document for one, target in zip(documents, models.values(), strict=True)}
+            self._rollout_documents = {
+                target.hashes["sha256"]: one.document for one, target in zip(documents, models.values(), strict=True)
+            }
             roots = tuple(self.root(version) for version in range(1, current["root"] + 1))
             return TrustBundle(roots=roots, documents=documents, **roles)
 
