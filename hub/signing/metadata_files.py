@@ -141,7 +141,7 @@ class MetadataFolder:
         Every writer puts a whole file in its place, which changes its folder: where neither folder has changed, the files are looked at
         only if `thorough`.
         """
-        folders = os.stat(self._metadata).st_mtime_ns, _changed_at(self.statements)
+        folders = _changed_at(self._metadata), _changed_at(self.statements)
         if self._generation is not None and self._generation[0] == folders and not thorough:
             return self._generation[1]
         now, found = time.time_ns(), _sum_of_times(self._metadata) + _sum_of_times(self.statements)
@@ -183,7 +183,7 @@ def _sum_of_times(folder: Path) -> int:
 
 def _changed_at(folder: Path) -> int:
     try:
-        return os.stat(folder).st_mtime_ns
+        return folder.stat().st_mtime_ns
     except FileNotFoundError:
         return 0
 
