@@ -13,7 +13,7 @@ from pathlib import Path
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
-from bench.figures import Figure
+from bench.figures import Figure, median
 from hub.database.store import Store
 from hub.service.alerts.event_log import Notes
 from hub.service.delivery.announce import Announcer, Signers
