@@ -29,7 +29,7 @@ from schemas import codec
 from schemas.bundle import MINIMUM_FIELD, READS_FIELD, ManifestBytes, ModelBundle, RolloutBytes, TrustBundle, TrustRoles, role_name
 from schemas.errors import Code, Refused
 from schemas.manifest import target_path
-from schemas.names import VERSION_PATTERN, check_name, check_version, version_key
+from schemas.names import VERSION_PATTERN, check_name, check_version, sha256, version_key
 from schemas.rollout import rollout_path
 from schemas.state import State
 
@@ -56,7 +56,6 @@ class Repository:
 
     def __init__(self, directory: Path) -> None:
         self._folder = MetadataFolder(directory)
-        self._rollout_documents: dict[str, bytes] = {}  # Those of the last trust bundle, by digest.
         self._read_digests: dict[str, tuple[int, dict[str, bytes]]] = {}  # By model: its role's version, and digests of manifests.
         self._is_swept = False  # Whether this process has looked for rollouts that a crash left behind.
 
@@ -415,8 +414,9 @@ class Repository:
             self._remove_rollouts(former)
             return True
 
-    def trust_bundle(self) -> TrustBundle:
-        """Return the bundle that is retained on `trust`, as of the last refresh."""
+    def trust_bundle(self, known: TrustBundle | None = None) -> TrustBundle:
+        """Return the bundle that is retained on `trust`, as of the last refresh. Rollouts that are in `known` are taken from there."""
+        by_digest = {sha256(one.document).hex(): one.document for one in (known.documents if known is not None else ())}
         with self._folder.locked():
             current = self._folder.current()
             roles = {
@@ -424,10 +424,10 @@ class Repository:
             }
             listed = parsed(roles[_ROLLOUTS]).signed.targets
             models = {path.removeprefix(rollout_path("")): target for path, target in sorted(listed.items())}
-            documents = tuple(RolloutBytes(model, self._rollout_document(model, target)) for model, target in models.items())
-            self._rollout_documents = {
-                target.hashes["sha256"]: one.document for one, target in zip(documents, models.values(), strict=True)
-            }
+            documents = tuple(
+                RolloutBytes(model, by_digest.get(target.hashes["sha256"]) or self._folder.read(self._rollout_file(model, target)))
+                for model, target in models.items()
+            )
             roots = tuple(self.root(version) for version in range(1, current["root"] + 1))
             return TrustBundle(roots=roots, documents=documents, **roles)
 
@@ -569,11 +569,6 @@ class Repository:
     def _roles(self) -> dict[str, int]:
         """Return targets, rollouts, and every model role that has metadata, with its newest version."""
         return {role: version for role, version in sorted(self._folder.versions().items()) if role not in _TOP}
-
-    def _rollout_document(self, model: str, target: TargetFile) -> bytes:
-        """Return a rollout; its digest names it, so one that was read before is still the same."""
-        known = self._rollout_documents.get(target.hashes["sha256"])
-        return known if known is not None else self._folder.read(self._rollout_file(model, target))
 
     def _remove_rollouts(self, former: Sequence[bytes]) -> None:
         """Remove the rollouts that these earlier versions of the role list and the newest does not."""

@@ -160,7 +160,7 @@ class Announcer:
             if self._announce(model, found[model][1]):
                 self._seen[model] = found[model]
         self._seen = {model: one for model, one in self._seen.items() if model in found}
-        trust = self._repository.trust_bundle()
+        trust = self._repository.trust_bundle(known=self._trust)
         if trust != self._trust:
             self._put(self._link.topics.trust, codec.encode(trust))
         self._trust = trust
