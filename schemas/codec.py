@@ -20,7 +20,7 @@ from schemas.known_fields import known, minor_of, shape_of
 
 SCHEMA_KEY = "@"  # It sorts before every field name.
 MINOR_KEY = "@."  # It sorts behind the schema's, and is left out when the minor version is 0.
-LEVEL, LEVEL_QUICK = 19, 3  # Of compression; a decoder takes any.
+LEVEL, LEVEL_QUICK = 19, 3  # Levels of compression; a decoder takes any.
 D = TypeVar("D", bound=Document)
 
 

@@ -44,7 +44,7 @@ class MetadataFolder:
         self.read, self._copies = copies.read, copies
         self._listed: _Listed | None = None  # While the lock is held, and nothing was written since.
         self._is_locked = False
-        self._generation: tuple[tuple[int, int], int] | None = None  # Of the times of change of both folders.
+        self._generation: tuple[tuple[int, int], int] | None = None  # It is known for these times of change of both folders.
 
     def make(self) -> None:
         """Make the folders.

@@ -47,7 +47,7 @@ class Standing:
     """Hold what is signed of a model by numbers that change with it: its announcement stays as it is while they do."""
 
     release_role: int  # Version of the model's role that the snapshot lists; 0 where it lists none that counts.
-    deployments: tuple[int, int, int] | None  # Of the file of its deployments.
+    deployments: tuple[int, int, int] | None  # Stamp of the file of its deployments.
     rollout: str | None  # Digest of what earlier nodes read.
 
 

@@ -29,7 +29,7 @@ class VerifiedMetadata:
 
     def serve(self, trusted: TrustedMetadataSet) -> None:
         """Let python-tuf's set of trusted roles take what is known from here, and load the rest by itself."""
-        trusted._load_data = self._loading(trusted._load_data)  # type: ignore[method-assign,assignment]
+        trusted._load_data = self._loading(trusted._load_data)
 
     @contextlib.contextmanager
     def keeping_used(self) -> Iterator[None]:
