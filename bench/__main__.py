@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import (
+    announcing,
     cli,
     coalescing,
     delivery,
@@ -43,6 +44,7 @@ GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "idle": idle.measure,
     "hub-history": hub_history.measure,
     "hub-messages": hub_messages.measure,
+    "hub-announce": announcing.measure,
     "node": node.measure,
     "neighbours": neighbours.measure,
     "delivery": delivery.measure,
@@ -78,7 +80,7 @@ QUICK = (
     "influence",
 )  # `make bench`
 NODE = ("telemetry", "neighbours", "node")  # `make bench-node`
-HUB = ("hub-messages", "hub-history")  # `make bench-hub`
+HUB = ("hub-messages", "hub-announce", "hub-history")  # `make bench-hub`
 DELIVERY = ("delivery", "memory", "relay", "coalescing", "encodings", "links")  # `make bench-delivery`
 
 COMMANDS = (

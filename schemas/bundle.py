@@ -41,6 +41,7 @@ class TrustBundle(Document):
     schema_name = "trust"
     bytes_max = limits.TRUST_BUNDLE_BYTES_MAX
     decoded_bytes_max = limits.TRUST_BUNDLE_DECODED_BYTES_MAX
+    quick_from = limits.QUICK_BYTES_MIN
 
     roots: Annotated[tuple[Role, ...], Field(min_length=1, max_length=limits.ROOTS_MAX)]  # Every version, oldest first.
     timestamp: Role
@@ -56,6 +57,7 @@ class TrustRoles(Document):
     schema_name = "trust-roles"
     bytes_max = limits.TRUST_BUNDLE_BYTES_MAX
     decoded_bytes_max = limits.TRUST_BUNDLE_DECODED_BYTES_MAX
+    quick_from = limits.QUICK_BYTES_MIN
 
     roots: Annotated[tuple[Role, ...], Field(min_length=1, max_length=limits.ROOTS_MAX)]  # Every version, oldest first.
     timestamp: Role

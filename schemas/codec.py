@@ -20,6 +20,7 @@ from schemas.known_fields import known, minor_of, shape_of
 
 SCHEMA_KEY = "@"  # It sorts before every field name.
 MINOR_KEY = "@."  # It sorts behind the schema's, and is left out when the minor version is 0.
+LEVEL, LEVEL_QUICK = 19, 3  # Levels of compression; a decoder takes any.
 D = TypeVar("D", bound=Document)
 
 
@@ -32,7 +33,8 @@ def encode(document: Document) -> bytes:
     packed = _pack(document)
     if document.decoded_bytes_max is not None:
         _check_cost(type(document), packed)
-        packed = zstandard.ZstdCompressor(level=19, write_content_size=True).compress(packed)
+        is_quick = document.quick_from is not None and len(packed) >= document.quick_from
+        packed = zstandard.ZstdCompressor(level=LEVEL_QUICK if is_quick else LEVEL, write_content_size=True).compress(packed)
     if len(packed) > document.bytes_max:
         raise _too_large(document.schema_name, len(packed), document.bytes_max)
     return packed

@@ -45,13 +45,15 @@ class DeploymentIndex(Document):
         return self
 
 
+def selectors_of(statement: Deployments) -> tuple[Selector, ...]:
+    """Return which nodes a model's deployments select, as the index lists it."""
+    found = tuple(sorted({deployment.selector for deployment in statement.deployments}))
+    return (EVERYBODY,) if EVERYBODY in found else found
+
+
 def index_of(statements: Iterable[Deployments], *, root: int, targets: int) -> DeploymentIndex:
     """Return the index of these statements. It stays the same while rollouts only go on."""
-    found: dict[str, tuple[Selector, ...]] = {}
-    for one in statements:
-        selectors = tuple(sorted({deployment.selector for deployment in one.deployments}))
-        if selectors:
-            found[one.model] = (EVERYBODY,) if EVERYBODY in selectors else selectors
+    found = {one.model: selectors for one in statements if (selectors := selectors_of(one))}
     return DeploymentIndex(root=root, targets=targets, models=tuple(ModelSelectors(model, found[model]) for model in sorted(found)))
 
 

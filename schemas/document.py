@@ -38,6 +38,7 @@ class Document(Fact):
     schema_minor: ClassVar[int] = 0  # Newest minor version that this program knows; what is written says the oldest that has its fields.
     bytes_max: ClassVar[int]  # Bound on the wire, checked before decoding.
     decoded_bytes_max: ClassVar[int | None] = None  # If set, the wire form is a zstd frame that unpacks to at most this size.
+    quick_from: ClassVar[int | None] = None  # If set, the size before compression from which time counts for more than the last bytes.
     values_max: ClassVar[int] = limits.DOCUMENT_VALUES_MAX  # Bound on what it costs as objects, checked before they are made.
     flat: ClassVar[bool] = (
         False  # Every field is a whole number, bytes or text as unpacked, or None, which is cheaper to check (schemas/codec.py).

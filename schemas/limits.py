@@ -43,6 +43,7 @@ NODE_SETTINGS_BYTES_MAX = 8 * KIB
 FALLBACKS_MAX = 12  # Fallbacks of one rollout; they are announced together with its own release and the newest two.
 TRUST_BUNDLE_BYTES_MAX = 1 * MIB  # Compressed; 1,000 delegated models with a key each are 81 KB.
 TRUST_BUNDLE_DECODED_BYTES_MAX = 8 * MIB  # 256 root versions of 5 KB and 1,000 delegations.
+QUICK_BYTES_MIN = 64 * KIB  # Encoded anew at a change of one of hundreds of models: a hundredth of the time for a twentieth more bytes.
 TRUST_TIME_BYTES_MAX = 4 * KIB  # A timestamp has about 420 bytes.
 MODELS_MAX = 1024  # Models of one fleet, in a trust bundle and in the index of deployments.
 DEPLOYMENT_INDEX_BYTES_MAX = 256 * KIB  # Compressed; 1,000 models with a site each are about 12 KB.

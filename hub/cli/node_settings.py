@@ -12,17 +12,13 @@ import click
 
 from fleetcast.cli.terminal_text import plain
 from fleetcast.counted import counted, verb
-from hub.cli.command_queue import ANSWER_SECONDS, answered
 from hub.cli.options import changes_fleet, dir_option, hub_runs, json_option, opened, show_one
-from hub.core.nodes import device_settings as core
-from hub.core.nodes.device_settings import Move, SetNodeSettings
-from hub.service.broker import access_lists
-from hub.settings import load
-from schemas.deployments import Deployment
 from schemas.names import check_name
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # `nodes list`, which is beside these commands, takes less time than to import what they need.
+    from hub.core.nodes.device_settings import Move, SetNodeSettings
     from hub.operations.node_changes import Effect
+    from schemas.deployments import Deployment
 
 NODES_PER_SECOND = 20.0  # How many nodes' settings a hub signs on a slow disk.
 SWITCHES = {"on": True, "off": False}
@@ -155,10 +151,12 @@ def _field(name: str) -> str:
 
 def _put(given: dict[str, Any], key: str, value: str) -> None:
     """Put one KEY=VALUE among the fields of a command."""
+    from hub.core.nodes.device_settings import LINK_FIELDS  # noqa: PLC0415
+
     parts = key.split(".")
     if parts[0] == "budget" and len(parts) == 3:
         field = _field(parts[2])
-        if field not in core.LINK_FIELDS:
+        if field not in LINK_FIELDS:
             raise click.UsageError(f"{key!r} is no setting: a budget has bytes-day-max, hours and full-download")
         found: Any = _switch(key, value) if field == "full_download" else value
         if field == "bytes_day_max":
@@ -181,12 +179,15 @@ def _switch(key: str, value: str) -> bool:
     return SWITCHES[value]
 
 
-def _wish(node: str | None, where: str | None, **fields: Any) -> SetNodeSettings:
+def _wish(node: str | None, where: str | None, **fields: Any) -> "SetNodeSettings":
+    from hub.core.nodes import device_settings as core  # noqa: PLC0415
+
     given = {"node": node, "where": where, **fields}
     return core.read(json.dumps({name: value for name, value in given.items() if value is not None and value != []}))
 
 
-def _change(directory: Path, wish: SetNodeSettings, *, yes: bool, as_json: bool) -> None:
+def _change(directory: Path, wish: "SetNodeSettings", *, yes: bool, as_json: bool) -> None:
+    from hub.cli.command_queue import ANSWER_SECONDS, answered  # noqa: PLC0415
     from hub.database.node_commands import NodeCommands  # noqa: PLC0415  # with SQLAlchemy, which --help does without
     from hub.operations.node_changes import effect_of, move_row  # noqa: PLC0415
 
@@ -213,12 +214,15 @@ def _change(directory: Path, wish: SetNodeSettings, *, yes: bool, as_json: bool)
 
 def _warn_of_access_lists(directory: Path) -> None:
     """Warn where mosquitto may keep settings from the nodes that they are for."""
+    from hub.service.broker import access_lists  # noqa: PLC0415
+    from hub.settings import load  # noqa: PLC0415
+
     fleet = load(directory)
     if fleet.broker_url and (rules := access_lists.missing(directory, fleet.fleet)):
         click.echo(f"warning: {access_lists.in_words(rules)}", err=True)
 
 
-def _announce(effect: "Effect", wish: SetNodeSettings, *, yes: bool) -> None:
+def _announce(effect: "Effect", wish: "SetNodeSettings", *, yes: bool) -> None:
     """Say what will change, and ask where there is somebody to ask."""
     what = (
         f"node {wish.node}"
@@ -240,7 +244,7 @@ def _announce(effect: "Effect", wish: SetNodeSettings, *, yes: bool) -> None:
         click.confirm("Go on?", abort=True, err=True)
 
 
-def _lines(model: str, moves: Sequence[Move]) -> list[str]:
+def _lines(model: str, moves: "Sequence[Move]") -> list[str]:
     counts = Counter((_title(one.before), _title(one.after)) for one in moves)
     first: dict[tuple[str | None, str | None], str] = {}
     for one in moves:
@@ -258,5 +262,5 @@ def _movement(before: str | None, after: str | None) -> str:
     return f"{after} will decide" + (f", and no longer {before}" if before is not None else "; none decides now")
 
 
-def _title(deployment: Deployment | None) -> str | None:
+def _title(deployment: "Deployment | None") -> str | None:
     return f"deployment {deployment.name} ({deployment.release.version})" if deployment is not None else None

@@ -29,13 +29,11 @@ from hub.cli.options import (
     show_one,
 )
 from hub.core.rollouts.duplicates import OVER_SECONDS
-from hub.core.rollouts.node_class import other_key_in_words
 from hub.core.rollouts.parameters import in_words as parameter_in_words
 from hub.core.rollouts.refusals import SITE, in_words
 from hub.database.rows import NodeMarks, by_model
 from hub.operations.node_findings import builds, findings_by_node, shortened
 from hub.operations.node_rows import moment, node_row
-from hub.settings import load
 from schemas import codec
 from schemas.errors import Code, Refused
 from schemas.limits import MIB
@@ -152,9 +150,10 @@ def list_(node: str | None, where: str | None, after: str, limit: int | None, di
         lines = [
             f"{name} {in_words(one)}" if one.kind != SITE else f"{name}: {in_words(one)}" for name in findings for one in findings[name]
         ]
-        others = [
-            f"{row['node']}: {other_key_in_words(row['node'])} [{Code.RECEIPT_KEY_CHANGED}]" for row in rows if row["other_key_since"]
-        ]
+        with_others = [row for row in rows if row["other_key_since"]]
+        if with_others:
+            from hub.core.rollouts.node_class import other_key_in_words  # noqa: PLC0415  # with all of rollouts, which is seldom needed
+        others = [f"{row['node']}: {other_key_in_words(row['node'])} [{Code.RECEIPT_KEY_CHANGED}]" for row in with_others]
         two = [_two_devices(row) for row in rows if row["duplicate_since"] and not row["other_key_since"]]
         lines = [*others, *two, *lines]
         which = "Nodes" if len(rows) == of else "The nodes shown"
@@ -251,6 +250,7 @@ def replace(node: str, fingerprint: str | None, hours: int, directory: Path, as_
     from hub.cli.enroll import print_token  # noqa: PLC0415  # with SQLAlchemy, which the list does without
     from hub.database.device_lives import DeviceLives  # noqa: PLC0415
     from hub.database.enrolments import Enrolments  # noqa: PLC0415
+    from hub.settings import load  # noqa: PLC0415
 
     check_name("node", node)
     if node in RESERVED_NODES:

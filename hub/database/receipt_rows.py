@@ -87,22 +87,26 @@ class ReceiptRows(Part):
             query = query.where(tables.receipts.c.node == node)
         return self._rows(ReceiptRow, query.limit(limit))
 
-    def add_early_receipt(self, node: str, sealed: bytes, *, at_most: int) -> bool:
-        """Keep a receipt until its node's key is known; False when `at_most` wait already."""
+    def add_early_receipts(self, receipts: Sequence[tuple[str, bytes]], *, at_most: int) -> int:
+        """Keep receipts, by node, until their nodes' keys are known; return how many, for `at_most` may wait at a time."""
+        if not receipts:
+            return 0
         with self._write() as db:
-            if int(db.execute(select(func.count()).select_from(tables.early_receipts)).scalar() or 0) >= at_most:
-                return False
-            db.execute(insert(tables.early_receipts).values(node=node, at=self._now(), sealed=sealed))
-        return True
+            waiting = int(db.execute(select(func.count()).select_from(tables.early_receipts)).scalar() or 0)
+            kept = receipts[: max(0, at_most - waiting)]
+            if kept:
+                db.execute(insert(tables.early_receipts), [{"node": node, "at": self._now(), "sealed": sealed} for node, sealed in kept])
+        return len(kept)
 
     def early_receipts(self) -> list[EarlyReceiptRow]:
         """Return what waits, oldest first."""
         return self._rows(EarlyReceiptRow, select(tables.early_receipts).order_by(tables.early_receipts.c.id))
 
-    def drop_early_receipt(self, row_id: int) -> None:
-        """Drop a receipt that waits no more."""
-        with self._write() as db:
-            db.execute(delete(tables.early_receipts).where(tables.early_receipts.c.id == row_id))
+    def drop_early_receipts(self, row_ids: Sequence[int]) -> None:
+        """Drop receipts that wait no more."""
+        if row_ids:
+            with self._write() as db:
+                db.execute(delete(tables.early_receipts).where(tables.early_receipts.c.id.in_(list(row_ids))))
 
     def serving(self, nodes: Sequence[str] | None = None) -> list[ReceiptRow]:
         """Return the receipt of what each node serves of each model, or each of these nodes."""

@@ -23,8 +23,11 @@ class SentRows(Part):
             db.execute(delete(tables.retained))
 
     def note_sends(self, sends: Sequence[tuple[bytes, int, int | None]], cleared: Sequence[bytes]) -> None:
-        """Note what one turn of the block server sends and clears, in one transaction; sends are (digest, bytes, expires_at or None)."""
-        with self._write() as db:
+        """Note what one turn of the block server sends and clears, in one transaction; sends are (digest, bytes, expires_at or None).
+
+        It does not wait for the disk, since a turn has few blocks: what a power cut takes away of it ends at the broker by its own expiry.
+        """
+        with self.database.write_soon() as db:
             for digest, size_bytes, expires_at in sends:
                 _count(db, digest, size_bytes, self._now())
                 if expires_at is not None:

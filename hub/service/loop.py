@@ -193,7 +193,7 @@ class Service:
             wall=self._wall,
             monotonic=self._monotonic,
             announced=self._traces.announced,
-            held=lambda model: fleet.held(self._ingest.nodes.values(), model),
+            held=lambda: fleet.held(self._ingest.nodes.values()),
         )
 
     def _make_enrolment(self, authority: Authority | None) -> None:

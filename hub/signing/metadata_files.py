@@ -4,7 +4,9 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +19,17 @@ from schemas.errors import Code, Refused
 
 S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
 
+# A folder's time of change has the steps of the kernel's clock: two changes within one of them leave the same time, as they do for git.
+SETTLED_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """Hold which files of metadata there are."""
+
+    names: tuple[tuple[int, str, str], ...]  # Version, role and name of each file.
+    newest: Mapping[str, int]
+
 
 class MetadataFolder:
     """Manage `metadata/<version>.<role>.json` and `metadata/current.json` below `directory`, the `documents` beside them, and a lock."""
@@ -28,7 +41,10 @@ class MetadataFolder:
         self.statements = self.documents / "deployments"
         self.settings = self.documents / "settings"
         copies = KeptCopies(directory)
-        self.write, self.read, self.remove = copies.write, copies.read, copies.remove
+        self.read, self._copies = copies.read, copies
+        self._listed: _Listed | None = None  # While the lock is held, and nothing was written since.
+        self._is_locked = False
+        self._generation: tuple[tuple[int, int], int] | None = None  # It is known for these times of change of both folders.
 
     def make(self) -> None:
         """Make the folders.
@@ -54,7 +70,21 @@ class MetadataFolder:
         sentence = f"no room for the repository in {self.directory}: free some there, and what waits goes on"
         with disk_room.refusing(sentence, errnos=disk_room.TAKES_NOTHING), (self.directory / "lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+            self._is_locked, self._listed = True, None
+            try:
+                yield
+            finally:
+                self._is_locked, self._listed = False, None
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Write a file durably, with its copy."""
+        self._listed = None
+        self._copies.write(path, data)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file and its copy."""
+        self._listed = None
+        self._copies.remove(path)
 
     def path(self, role: str, version: int) -> Path:
         """Return the path of a version of a role."""
@@ -62,14 +92,16 @@ class MetadataFolder:
 
     def version(self, role: str) -> int:
         """Return the newest version of a role; 0 when there is none."""
-        return max((version for version, name, _ in self._files() if name == role), default=0)
+        return self._list().newest.get(role, 0)
 
     def versions(self) -> dict[str, int]:
         """Return the newest version of every role."""
-        found: dict[str, int] = {}
-        for version, role, _ in self._files():
-            found[role] = max(version, found.get(role, 0))
-        return found
+        return dict(self._list().newest)
+
+    def older(self, role: str) -> list[int]:
+        """Return the versions of a role that are on disk beside the newest, oldest first."""
+        found = self._list()
+        return sorted(version for version, name, _ in found.names if name == role and version != found.newest[role])
 
     def newest(self, role: str, kind: type[S]) -> Metadata[S]:
         """Return the newest metadata of a role, whose kind the caller knows. It is shared: nobody changes it."""
@@ -99,27 +131,65 @@ class MetadataFolder:
         The hourly timestamp would otherwise leave 9,000 files a year.
         """
         self.write(self._metadata / "current.json", json.dumps(versions, sort_keys=True).encode())
-        for version, role, name in list(self._files()):
+        for version, role, name in self._list().names:
             if role != "root" and version < versions.get(role, 0):
                 self.remove(self._metadata / name)
 
-    def generation(self) -> int:
-        """Return a value that changes whenever a file does that trust bundles vouch for; it is cheap to ask for every second."""
-        found = 0
-        for entry in os.scandir(self._metadata):
-            with contextlib.suppress(FileNotFoundError):  # Another process has dropped it meanwhile.
-                found += entry.stat().st_mtime_ns if entry.name.endswith(".json") else 0
-        with contextlib.suppress(FileNotFoundError):
-            found += sum(entry.stat().st_mtime_ns for entry in os.scandir(self.statements))
+    def generation(self, *, thorough: bool = False) -> int:
+        """Return a value that changes whenever a file does that trust bundles vouch for; it is cheap to ask for every second.
+
+        Every writer puts a whole file in its place, which changes its folder: where neither folder has changed, the files are looked at
+        only if `thorough`.
+        """
+        folders = _changed_at(self._metadata), _changed_at(self.statements)
+        if self._generation is not None and self._generation[0] == folders and not thorough:
+            return self._generation[1]
+        now, found = time.time_ns(), _sum_of_times(self._metadata) + _sum_of_times(self.statements)
+        self._generation = (folders, found) if all(now - one > SETTLED_NS for one in folders) else None
         return found
 
-    def _files(self) -> Iterator[tuple[int, str, str]]:
+    def stamps(self) -> dict[str, tuple[int, int, int]]:
+        """Return, for each model with deployments, what changes whenever their file does."""
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.statements) as entries:
+            return {one.name: _stamp(one.stat()) for one in entries if not one.name.startswith(".")}
+        return {}
+
+    def _list(self) -> _Listed:
+        """List the files of metadata: once while the lock is held, for there may be thousands."""
+        if self._listed is not None:
+            return self._listed
         with os.scandir(self._metadata) as entries:
-            names = [entry.name for entry in entries]
-        for name in names:
-            version, _, role = name.removesuffix(".json").partition(".")
-            if name.endswith(".json") and version.isdigit():
-                yield int(version), role, name
+            files = [entry.name for entry in entries if entry.name.endswith(".json")]
+        parts = [(*name.removesuffix(".json").partition("."), name) for name in files]
+        names = tuple((int(number), role, name) for number, _, role, name in parts if number.isdigit())
+        newest: dict[str, int] = {}
+        for version, role, _ in names:
+            newest[role] = max(version, newest.get(role, 0))
+        found = _Listed(names, newest)
+        if self._is_locked:
+            self._listed = found
+        return found
+
+
+def _sum_of_times(folder: Path) -> int:
+    """Return the sum of the times at which the files of a folder changed."""
+    found = 0
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(folder):
+            with contextlib.suppress(FileNotFoundError):  # Another process has dropped it meanwhile.
+                found += entry.stat().st_mtime_ns if not entry.name.startswith(".") else 0
+    return found
+
+
+def _changed_at(folder: Path) -> int:
+    try:
+        return folder.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def _stamp(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 def write(path: Path, data: bytes, *, mode: int | None = None) -> None:

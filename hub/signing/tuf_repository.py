@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +29,7 @@ from schemas import codec
 from schemas.bundle import MINIMUM_FIELD, READS_FIELD, ManifestBytes, ModelBundle, RolloutBytes, TrustBundle, TrustRoles, role_name
 from schemas.errors import Code, Refused
 from schemas.manifest import target_path
-from schemas.names import VERSION_PATTERN, check_name, check_version, version_key
+from schemas.names import VERSION_PATTERN, check_name, check_version, sha256, version_key
 from schemas.rollout import rollout_path
 from schemas.state import State
 
@@ -41,11 +42,22 @@ _REMOVED_FIELD = (
 _TOP = frozenset({"root", "snapshot", "timestamp"})  # Roles that no snapshot lists.
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Hold what is signed of a model by numbers that change with it: its announcement stays as it is while they do."""
+
+    release_role: int  # Version of the model's role that the snapshot lists; 0 where it lists none that counts.
+    deployments: tuple[int, int, int] | None  # Stamp of the file of its deployments.
+    rollout: str | None  # Digest of what earlier nodes read.
+
+
 class Repository:
     """Manage metadata and the small documents that it vouches for, in one folder."""
 
     def __init__(self, directory: Path) -> None:
         self._folder = MetadataFolder(directory)
+        self._read_digests: dict[str, tuple[int, dict[str, bytes]]] = {}  # By model: its role's version, and digests of manifests.
+        self._is_swept = False  # Whether this process has looked for rollouts that a crash left behind.
 
     @classmethod
     def create(
@@ -168,9 +180,28 @@ class Repository:
         """Return a version of the root; nodes pin the first."""
         return self._folder.read(self._folder.path("root", version))
 
-    def generation(self) -> int:
-        """Return a value that changes whenever anything is signed; it is cheap to ask for every second."""
-        return self._folder.generation()
+    def generation(self, *, thorough: bool = False) -> int:
+        """Return a value that changes whenever anything is signed; it is cheap to ask for every second.
+
+        Only a `thorough` look sees a file that was changed without being written anew.
+        """
+        return self._folder.generation(thorough=thorough)
+
+    def standing(self) -> dict[str, Standing]:
+        """Return, for each model, what changes whenever something was signed of it, as of the last refresh."""
+        with self._folder.locked():
+            models, current, stamps = self._models(), self._folder.current(), self._folder.stamps()
+            removed = self._removed()
+            listed = parsed(self._folder.read(self._folder.path(_ROLLOUTS, current[_ROLLOUTS]))).signed.targets
+            found: dict[str, Standing] = {}
+            for model in models:
+                version, rollout = current.get(role_name(model), 0), listed.get(rollout_path(model))
+                found[model] = Standing(
+                    release_role=version if version > removed.get(model, 0) else 0,
+                    deployments=stamps.get(model),
+                    rollout=rollout.hashes["sha256"] if rollout is not None else None,
+                )
+            return found
 
     def keyids(self, role: str) -> list[str]:
         """Return the ids of the keys that sign a role now: a top-level one, the rollouts, or a model's."""
@@ -378,15 +409,14 @@ class Repository:
             stamp.unrecognized_fields[READS_FIELD] = dict(READS)
             stamp.snapshot_meta = MetaFile(self._folder.version("snapshot"))
             self._next("timestamp", stamp, [timestamp], now)
+            former = [self._folder.read(self._folder.path(_ROLLOUTS, version)) for version in self._folder.older(_ROLLOUTS)]
             self._folder.set_current(self._folder.versions())
-            listed = {target.hashes["sha256"] for target in self._folder.newest(_ROLLOUTS, Targets).signed.targets.values()}
-            for path in self._folder.documents.glob(rollout_path("*/*")):
-                if path.name not in listed:
-                    self._folder.remove(path)
+            self._remove_rollouts(former)
             return True
 
-    def trust_bundle(self) -> TrustBundle:
-        """Return the bundle that is retained on `trust`, as of the last refresh."""
+    def trust_bundle(self, known: TrustBundle | None = None) -> TrustBundle:
+        """Return the bundle that is retained on `trust`, as of the last refresh. Rollouts that are in `known` are taken from there."""
+        by_digest = {sha256(one.document).hex(): one.document for one in (known.documents if known is not None else ())}
         with self._folder.locked():
             current = self._folder.current()
             roles = {
@@ -394,7 +424,10 @@ class Repository:
             }
             listed = parsed(roles[_ROLLOUTS]).signed.targets
             models = {path.removeprefix(rollout_path("")): target for path, target in sorted(listed.items())}
-            documents = tuple(RolloutBytes(model, self._folder.read(self._rollout_file(model, target))) for model, target in models.items())
+            documents = tuple(
+                RolloutBytes(model, by_digest.get(target.hashes["sha256"]) or self._folder.read(self._rollout_file(model, target)))
+                for model, target in models.items()
+            )
             roots = tuple(self.root(version) for version in range(1, current["root"] + 1))
             return TrustBundle(roots=roots, documents=documents, **roles)
 
@@ -512,9 +545,14 @@ class Repository:
         """Return the digests of a model's manifests by version, oldest first."""
         if self._is_void(model):
             return {}
-        signed = self._folder.newest(role_name(model), Targets).signed
-        hashes = {version: signed.targets[target_path(model, version)].hashes["sha256"] for version in _versions(model, signed)}
-        return {version: bytes.fromhex(digest) for version, digest in hashes.items()}
+        newest = self._folder.version(role_name(model))
+        known, found = self._read_digests.get(model, (0, {}))
+        if known != newest:
+            signed = self._folder.newest(role_name(model), Targets).signed
+            hashes = {version: signed.targets[target_path(model, version)].hashes["sha256"] for version in _versions(model, signed)}
+            found = {version: bytes.fromhex(digest) for version, digest in hashes.items()}
+            self._read_digests[model] = newest, found
+        return dict(found)
 
     def _is_void(self, model: str) -> bool:
         """Return whether nothing that the model's role lists counts: there is no role, or the model was removed since it was signed."""
@@ -522,12 +560,28 @@ class Repository:
 
     def _removed_at(self, model: str) -> int:
         """Return the version of a model's role at which the model was removed; 0 if it never was."""
+        return self._removed().get(model, 0)
+
+    def _removed(self) -> Mapping[str, int]:
         removed: dict[str, int] = self._folder.newest("targets", Targets).signed.unrecognized_fields.get(_REMOVED_FIELD, {})
-        return removed.get(model, 0)
+        return removed
 
     def _roles(self) -> dict[str, int]:
         """Return targets, rollouts, and every model role that has metadata, with its newest version."""
         return {role: version for role, version in sorted(self._folder.versions().items()) if role not in _TOP}
+
+    def _remove_rollouts(self, former: Sequence[bytes]) -> None:
+        """Remove the rollouts that these earlier versions of the role list and the newest does not."""
+        listed = self._folder.newest(_ROLLOUTS, Targets).signed.targets
+        for role in former:
+            for path, target in parsed(role).signed.targets.items():
+                if path not in listed or listed[path].hashes != target.hashes:
+                    self._folder.remove(self._rollout_file(path.removeprefix(rollout_path("")), target))
+        if not self._is_swept:
+            self._is_swept, kept = True, {target.hashes["sha256"] for target in listed.values()}
+            for file in self._folder.documents.glob(rollout_path("*/*")):
+                if file.name not in kept:
+                    self._folder.remove(file)
 
     def _rollout_file(self, model: str, target: TargetFile) -> Path:
         """Return the path of a rollout by its digest: the one that the snapshot lists stays while a newer one waits."""

@@ -31,6 +31,7 @@ from node.trust.kept_deployments import KeptDeployments
 from node.trust.refusals import OtherVersionError, as_refused
 from node.trust.timestamps import check_newer, verified_time
 from node.trust.trust_folder import SCRATCH, opened_lock, read_bounded, room_in, scratch_in
+from node.trust.verified_metadata import VerifiedMetadata
 from schemas import codec
 from schemas.bundle import MINIMUM_FIELD, READS_FIELD, ModelBundle, TrustBundle, TrustRoles, role_name
 from schemas.deployments import Deployments, Envelope
@@ -93,6 +94,7 @@ class _Trusted:
     rollout_keys: Mapping[str, Key]  # Keys that may sign rollouts, deployments and settings, by id.
     root: Root
     timestamp: Timestamp
+    held: Mapping[str, bytes]  # The metadata by the names under which TUF asks for it.
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,7 @@ class Trust:
         self._memory: dict[type[TrustBundle | TrustRoles], _Trusted] = {}
         self._time: bytes | None = None
         self._deployments, self._held = KeptDeployments(directory), HeldRollouts(directory)
+        self._verified = VerifiedMetadata()
         claimed_version(pinned_root, "root")
         with as_refused("the pinned root"):
             root = Metadata[Root].from_bytes(pinned_root)
@@ -271,7 +274,7 @@ class Trust:
                 raise NewerRoleError(f"role {role} is at version {version}, the trusted snapshot lists {listed or 'none'}", version)
             if version < listed:
                 raise mismatch(Code.TRUST_ROLLBACK, f"version of role {role}", expected=listed, actual=version)
-            held = _held(trusted.bundle) | {f"{version}.{role}.json": bundle.role}
+            held = {**trusted.held, f"{version}.{role}.json": bundle.role}
             with self._scratch() as scratch, as_refused(f"role {role}"):
                 # The timestamp that came with these roles may have expired since: a newer one, which came alone, keeps them fresh.
                 updater = self._updater(scratch, held, min(moment, trusted.view.timestamp_expires - _A_MOMENT))
@@ -309,7 +312,7 @@ class Trust:
 
     def _verify(self, bundle: TrustBundle | TrustRoles, *, moment: datetime, belief: _Belief | None) -> _Trusted:
         held = _held(bundle)
-        with self._scratch() as scratch, as_refused("trust bundle"):
+        with self._scratch() as scratch, as_refused("trust bundle"), self._verified.keeping_used():
             if belief is not None:
                 _fill(scratch, belief)
             updater = self._updater(scratch, held, moment)
@@ -355,7 +358,8 @@ class Trust:
         )
         kept = bundle.model_copy(update={"roots": roots})  # a root that this bundle withheld, and an earlier one had, is not forgotten
         versions = {name.removesuffix(".json"): meta.version for name, meta in found.snapshot.meta.items()}
-        return _Trusted(codec.encode(kept), kept, view, versions, keys, found.root, found.timestamp)
+        held |= {f"{first_root + number}.root.json": root for number, root in enumerate(roots)}
+        return _Trusted(codec.encode(kept), kept, view, versions, keys, found.root, found.timestamp, MappingProxyType(held))
 
     def _updater(self, scratch: Path, held: Mapping[str, bytes], moment: datetime) -> Updater:
         config = UpdaterConfig(
@@ -368,6 +372,7 @@ class Trust:
         # python-tuf reads the wall clock here and has no argument for it; a device's clock is not taken at its word
         # (node/core/trust/clock.py).
         updater._trusted_set.reference_time = moment
+        self._verified.serve(updater._trusted_set)
         return updater
 
     # The folder

@@ -241,17 +241,16 @@ def serves(node: Node, model: str) -> ReleaseRef | None:
     return next((ReleaseRef(one.serving_version, one.serving) for one in found if one.serving and one.serving_version), None)
 
 
-def held(nodes: Iterable[Node], model: str) -> list[bytes]:
-    """Return the releases of a model that nodes serve or have kept, the commonest first: each must be able to go back to its own."""
-    counts = Counter[bytes]()
+def held(nodes: Iterable[Node]) -> dict[str, list[bytes]]:
+    """Return the releases that nodes serve or have kept, by model, the commonest first: each node must be able to go back to its own."""
+    counts: dict[str, Counter[bytes]] = {}
     for node in nodes:
-        serving = node.serving.get(model)
-        mine = {serving.digest} if serving is not None else set()
+        mine = {(model, serving.digest) for model, serving in node.serving.items()}
         for slot in node.state.slots:
-            if slot.model == model:
-                mine |= {digest for digest in (slot.serving, slot.last_good) if digest is not None}
-        counts.update(mine)
-    return [digest for digest, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))]
+            mine |= {(slot.model, digest) for digest in (slot.serving, slot.last_good) if digest is not None}
+        for model, digest in mine:
+            counts.setdefault(model, Counter())[digest] += 1
+    return {model: [digest for digest, _ in sorted(found.items(), key=lambda one: (-one[1], one[0]))] for model, found in counts.items()}
 
 
 @dataclass(frozen=True, slots=True)

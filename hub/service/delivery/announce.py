@@ -1,6 +1,6 @@
 """Publishes what was signed, retained: trust, models and their deployments; and again when the broker forgot or another client wrote."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -14,7 +14,7 @@ from hub.service.delivery.deployment_topics import DeploymentTopics
 from hub.service.delivery.retained_topic_check import judge_deployments, judge_index, judge_model, judge_trust
 from hub.signing import deployment_statements
 from hub.signing.key_places import ONLINE
-from hub.signing.tuf_repository import Repository
+from hub.signing.tuf_repository import Repository, Standing
 from schemas import codec
 from schemas.analytics_messages import Alert
 from schemas.bundle import ModelBundle, TrustBundle, TrustRoles, TrustTime
@@ -29,6 +29,7 @@ HEAL_SECONDS = 2.0  # between two corrections of one topic: a program that keeps
 ECHO_SECONDS = 30.0  # a broker without "no local" sends us what we just published; past this, our own older messages are a replay
 LOOK_SECONDS = 60.0  # the repository is asked so often whether something is to be signed again, even when nobody touched it
 EXPIRY_LOOK_SECONDS = 3600.0
+PUBLISH_SECONDS = 0.2  # A turn's share for giving the broker what is new.
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +53,17 @@ class Announcer:
         signers: Signers,
         wall: Callable[[], float],
         monotonic: Callable[[], float],
-        held: Callable[[str], Sequence[bytes]] = lambda model: (),
+        held: Callable[[], Mapping[str, Sequence[bytes]]] = dict,
         announced: Callable[[str], None] = lambda model: None,
     ) -> None:
         self._announced = announced  # Hears of each model whose deployments the broker was given.
-        self._held = held  # The releases of a model that nodes have and may go back to, the commonest first.
+        self._held = held  # The releases of each model that nodes have and may go back to, the commonest first.
         self._digests: dict[tuple[str, str], bytes] = {}
         self._repository, self._link, self._notes, self._signers = repository, link, notes, signers
         self._wall, self._monotonic = wall, monotonic
         self._generation = -1
-        self._vouched: tuple[int, dict[str, tuple[bytes, ...]]] | None = None  # For what all that stands was made.
+        self._vouched: int | None = None  # The repository's generation for which trust and index were made.
+        self._seen: dict[str, tuple[Standing, tuple[bytes, ...]]] = {}  # For what each model's bundle was made.
         self._looked_at = self._expiry_looked_at = float("-inf")
         self._warned: dict[str, str] = {}
         self._trust: TrustBundle | None = None
@@ -77,9 +79,10 @@ class Announcer:
     def tick(self, *, online: bool) -> None:
         """Sign what is new, and publish what is to be published."""
         now = self._monotonic()
-        if self._repository.generation() != self._generation or now - self._looked_at >= LOOK_SECONDS:
+        is_thorough = now - self._looked_at >= LOOK_SECONDS
+        if is_thorough or self._repository.generation() != self._generation:
             self._looked_at = now
-            self._vouch()
+            self._vouch(thorough=is_thorough)
         if now - self._expiry_looked_at >= EXPIRY_LOOK_SECONDS:
             self._expiry_looked_at = now
             self._warn_of_expiry()
@@ -139,35 +142,48 @@ class Announcer:
 
     # Signing
 
-    def _vouch(self) -> None:
+    def _vouch(self, *, thorough: bool) -> None:
         now = datetime.fromtimestamp(self._wall(), UTC)
         # Read before we look: what is signed while we do is noticed at the next tick, and so is, once, what we sign ourselves.
-        self._generation = self._repository.generation()
+        self._generation = self._repository.generation(thorough=thorough)
         for model in self._repository.drop_rollouts(rollouts=self._signers.rollouts, now=now):
             log.info("rollout.dropped", model=model)
         self._repository.renew_rollouts(rollouts=self._signers.rollouts, now=now)
         self._repository.refresh(snapshot=self._signers.snapshot, timestamp=self._signers.timestamp, now=now)
-        seen = self._repository.generation(), {model: tuple(self._held(model)) for model in self._models}
-        if seen == self._vouched and not self._small.is_due(now):
+        generation, standing, held = self._repository.generation(), self._repository.standing(), self._held()
+        found = {model: (one, tuple(held.get(model, ()))) for model, one in standing.items()}
+        changed = [model for model, one in found.items() if one != self._seen.get(model)]
+        if not changed and generation == self._vouched and not self._small.is_due(now):
             return
-        models = self._repository.models()
         self._clear(self._repository.removed_models())
-        for model in models:
-            try:
-                bundle = self._repository.model_bundle(model, self._current(model))
-            except Refused:
-                continue  # it has no release yet
-            if bundle != self._models.get(model) and self._put(self._link.topics.model(model), codec.encode(bundle)):
-                self._models[model] = bundle
-                versions = [one.version for one in bundle.manifests]
-                self._notes.event("release", f"model {model}: {', '.join(versions)} announced", model=model, versions=versions)
-        trust = self._repository.trust_bundle()
+        for model in changed:
+            if self._announce(model, found[model][1]):
+                self._seen[model] = found[model]
+        self._seen = {model: one for model, one in self._seen.items() if model in found}
+        trust = self._repository.trust_bundle(known=self._trust)
         if trust != self._trust:
             self._put(self._link.topics.trust, codec.encode(trust))
         self._trust = trust
-        for topic, payload in self._small.payloads(self._trust, now=now).items():
+        for topic, payload in self._small.payloads(self._trust, standing, now=now).items():
             self._put(topic, payload)
-        self._vouched = seen
+        self._vouched = generation
+
+    def _announce(self, model: str, held: Sequence[bytes]) -> bool:
+        """Make a model's bundle, and put it where it says something new; False where it is to be made again at the next look.
+
+        A model that has no release yet has no bundle, and one whose files are damaged keeps the one that it has.
+        """
+        try:
+            bundle = self._repository.model_bundle(model, self._current(model, held))
+        except Refused as refusal:
+            if refusal.code is not Code.RELEASE_UNKNOWN:
+                log.warning("model.not_announced", model=model, code=str(refusal.code), reason=refusal.reason)
+            return refusal.code is Code.RELEASE_UNKNOWN
+        if bundle != self._models.get(model) and self._put(self._link.topics.model(model), codec.encode(bundle)):
+            self._models[model] = bundle
+            versions = [one.version for one in bundle.manifests]
+            self._notes.event("release", f"model {model}: {', '.join(versions)} announced", model=model, versions=versions)
+        return True
 
     def _clear(self, removed: Sequence[str]) -> None:
         """Have nothing retained for models that were removed, perhaps while the hub was away; the trust bundle is what tells nodes."""
@@ -179,7 +195,7 @@ class Announcer:
                 self._notes.event("release", f"model {model} was removed, and is no longer announced", model=model)
         self._cleared = set(removed)
 
-    def _current(self, model: str) -> Sequence[str]:
+    def _current(self, model: str, held: Sequence[bytes]) -> Sequence[str]:
         """Return the releases that nodes may need, oldest first.
 
         The most important ones are those that a deployment names, then those that nodes have, so that each can go back to its own, then the
@@ -190,8 +206,8 @@ class Announcer:
         statement = deployment_statements.read(self._repository, model)
         deployments = statement.deployments.deployments if statement is not None else ()
         named = [release.version for one in deployments for release in (one.release, one.fallback) if release is not None]
-        held = [by_digest[digest] for digest in self._held(model) if digest in by_digest]
-        order = dict.fromkeys([*named, *held, *reversed(known[-NEWEST_KEPT:])])
+        kept = [by_digest[digest] for digest in held if digest in by_digest]
+        order = dict.fromkeys([*named, *kept, *reversed(known[-NEWEST_KEPT:])])
         needed = set([version for version in order if version in known][:MANIFESTS_PER_MODEL_MAX])
         return [version for version in known if version in needed]
 
@@ -217,6 +233,8 @@ class Announcer:
         if self._small.names_newer_roles():
             kinds.remove("deployed")
             kinds.insert(kinds.index("trust-roles") + 1, "deployed")
+        until = self._monotonic() + PUBLISH_SECONDS
+        self._echoes = {payload: at for payload, at in self._echoes.items() if now - at < ECHO_SECONDS}
         for topic in sorted(self._unpublished, key=lambda one: (kinds.index(self._link.topics.parse(one).kind), one)):
             payload = self._payloads.get(topic, b"")  # empty: we have nothing to say there, so nothing is to stand there
             try:
@@ -225,12 +243,14 @@ class Announcer:
                 log.warning("announcement.failed", topic=topic, reason=str(error))
                 return
             self._unpublished.discard(topic)
-            self._echoes = {payload_echoed: at for payload_echoed, at in self._echoes.items() if now - at < ECHO_SECONDS}
             self._echoes[payload] = now
             log.info("announcement.published", topic=topic, bytes=len(payload))
             if (address := self._link.topics.parse(topic)).kind == "deploy":
                 self._announced(address.levels[0])
-        self._small.published()
+            if self._monotonic() >= until:
+                break  # The rest at the next turn: a thousand models keep nobody waiting.
+        if not self._unpublished:
+            self._small.published()
 
     def _warn_of_expiry(self) -> None:
         now = datetime.fromtimestamp(self._wall(), UTC)

@@ -62,6 +62,7 @@ log = structlog.get_logger()
 
 JUDGE_SECONDS = 1.0  # between two looks at the gates
 JUDGE_SHARE = 10  # and at least this many times what a look takes: a look at 100,000 nodes must not fill the loop
+TURN_SECONDS = 0.2  # A turn's share of such a look: with a thousand models it takes several turns, and commands are answered in between.
 COUNT_SECONDS = 0.1  # A turn's share for counting the nodes of rollouts that do not run.
 COUNT_SHARE = 200  # Between two such turns, this many times what one takes.
 
@@ -93,11 +94,15 @@ class Controller:
         self._cohort_nodes_min = cohort_nodes_min
         self._watched: dict[bytes, bool] = {}  # whether a release watches any signals
         self._findings = Findings(store.database)
-        self._judge_at = self._count_at = 0.0
+        self._judge_at = self._count_at = self._look_began = self._look_took = 0.0
+        self._to_look: list[str] = []  # Models that are still to be looked at in this round, the first one last.
         self._to_count: list[str] = []  # Models whose rollouts move no more, and that are still to be counted in this round.
         self._generation = -1
         self._key = signer.public_key.keyid
-        self._models = {model: self._restored(model) for model in repository.models()}
+        rows: dict[str, list[RolloutRow]] = {}
+        for row in store.rollout_rows():
+            rows.setdefault(row.model, []).append(row)
+        self._models = {model: self._restored(model, rows.get(model, ())) for model in repository.models()}
         self._uninformed = {name for name, model in self._models.items() if model.expires}  # Earlier nodes may read old news.
         self._take_over()
 
@@ -112,17 +117,29 @@ class Controller:
         self._forget_removed()
         for command in self._store.open_commands():
             signed |= self._answer(command)
-        began = self._monotonic()
-        if began >= self._judge_at:
-            for model in sorted(self._uninformed):
-                self._inform_earlier_nodes(self._models[model])
-            for model in sorted(self._models):
-                signed |= self._renew(model)
-                if _runs(self._models[model]):
-                    signed |= self._judge(model)
-            took = self._monotonic() - began
-            self._judge_at = began + max(JUDGE_SECONDS, JUDGE_SHARE * took)
+        signed |= self._look()
         self._count_again(answered=signed)
+        return signed
+
+    def _look(self) -> bool:
+        """Do a turn's share of a look at every model: what earlier nodes read, what expires, what the gates allow. True when it signed."""
+        began, signed = self._monotonic(), False
+        if not self._to_look:
+            if began < self._judge_at:
+                return False
+            self._to_look, self._look_began, self._look_took = sorted(self._models, reverse=True), began, 0.0
+        while self._to_look:
+            if (name := self._to_look.pop()) in self._models:
+                if name in self._uninformed:
+                    self._inform_earlier_nodes(self._models[name])
+                signed |= self._renew(name)
+                if _runs(self._models[name]):
+                    signed |= self._judge(name)
+            if self._monotonic() - began >= TURN_SECONDS:
+                break
+        self._look_took += self._monotonic() - began
+        if not self._to_look:
+            self._judge_at = self._look_began + max(JUDGE_SECONDS, JUDGE_SHARE * self._look_took)
         return signed
 
     def _count_again(self, *, answered: bool) -> None:
@@ -500,13 +517,13 @@ class Controller:
             except Refused as refusal:
                 log.warning("deployments.not_signed", model=name, code=str(refusal.code), reason=refusal.reason)
 
-    def _restored(self, name: str) -> Model:
+    def _restored(self, name: str, kept: Sequence[RolloutRow]) -> Model:
         """Return a model as it is signed, with its working state."""
         found = deployment_statements.read(self._repository, name)
         if found is None:
             return Model(name)
         statement = found.deployments
-        rows = {row.deployment: row for row in self._store.rollout_rows() if row.model == name}
+        rows = {row.deployment: row for row in kept}
         by_us = found.key == self._signer.public_key.keyid
         model = Model(name, serial=statement.serial, expires=statement.expires if by_us else 0)
         return replace(model, rollouts=tuple(self._progress(model, one, rows.get(one.name)) for one in statement.deployments))

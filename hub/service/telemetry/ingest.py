@@ -218,10 +218,7 @@ class Ingest:
             if known is not None and known.other_key is not None and node.other_key is None:
                 self._lives.drop_other_key(name)
             self._report_silence(node, now)
-        early = {one.node for one in self._early}
-        for name in [one for one in found if one in early]:
-            if self.nodes[name].public_key:
-                self._take_early(name)
+        self._take_early([one for one in self._early if one.node in found and self.nodes[one.node].public_key])
         found.clear()
 
     def _note_other_key(self, refusal: Refused, state: State) -> None:
@@ -260,6 +257,7 @@ class Ingest:
     def receipts(self, events: Sequence[ReceiptArrived]) -> None:
         """Take receipts: what is believed is durable when this returns, in one transaction, and the rest is noted."""
         taken: list[tuple[Receipt, SealedReceipt]] = []
+        early: list[ReceiptArrived] = []
         for event in events:
             try:
                 self._check(event.node)
@@ -267,17 +265,23 @@ class Ingest:
                 if node is not None and node.public_key:
                     taken.append((self._checked(node, event.sealed), event.sealed))
                 else:
-                    self._take_aside(event)
+                    early.append(event)
             except Refused as refusal:
                 if refusal.code in {Code.DISK_FULL, Code.DATABASE_DAMAGED}:
                     raise  # nothing is wrong with the receipt
                 self._notes.refusal(refusal, event.message.topic)
         self._keep_receipts(taken)
+        self._take_aside(early)
 
-    def _take_aside(self, event: ReceiptArrived) -> None:
-        if not self._store.add_early_receipt(check_name("node", event.node), codec.encode(event.sealed), at_most=EARLY_RECEIPTS_MAX):
-            raise _unknown(event.node)
+    def _take_aside(self, events: Sequence[ReceiptArrived]) -> None:
+        """Keep receipts of nodes that have not said what their key is, all in one transaction."""
+        if not events:
+            return
+        rows = [(check_name("node", event.node), codec.encode(event.sealed)) for event in events]
+        kept = self._store.add_early_receipts(rows, at_most=EARLY_RECEIPTS_MAX)
         self._early = self._store.early_receipts()
+        for event in events[kept:]:
+            self._notes.refusal(_unknown(event.node), event.message.topic)
 
     def _checked(self, node: fleet.Node, sealed: SealedReceipt) -> Receipt:
         receipt = self._verified(node, sealed)
@@ -328,18 +332,22 @@ class Ingest:
                 raise
             return _verified_by(renewed, sealed)
 
-    def _take_early(self, name: str) -> None:
-        for early in [one for one in self._early if one.node == name]:
+    def _take_early(self, found: Sequence[EarlyReceiptRow]) -> None:
+        """Take receipts that have waited for their nodes' keys, all in one transaction."""
+        taken: list[tuple[Receipt, SealedReceipt]] = []
+        for one in found:
             try:
-                sealed = codec.decode(SealedReceipt, early.sealed)
-                self._keep_receipts([(self._checked(self.nodes[name], sealed), sealed)])
+                sealed = codec.decode(SealedReceipt, one.sealed)
+                taken.append((self._checked(self.nodes[one.node], sealed), sealed))
             except Refused as refusal:
-                self._notes.refusal(refusal, self._topic_of(name))
-            self._drop_early(early)
+                self._notes.refusal(refusal, self._topic_of(one.node))
+        self._keep_receipts(taken)
+        self._drop_early(found)
 
-    def _drop_early(self, early: EarlyReceiptRow) -> None:
-        self._store.drop_early_receipt(early.id)
-        self._early.remove(early)
+    def _drop_early(self, found: Sequence[EarlyReceiptRow]) -> None:
+        ids = {one.id for one in found}
+        self._store.drop_early_receipts(sorted(ids))
+        self._early = [one for one in self._early if one.id not in ids]
 
     # Windows
 
@@ -457,9 +465,10 @@ class Ingest:
     def tick(self) -> None:
         """Give up receipts whose node never came, report nodes that fell silent, keep when nodes were seen."""
         now = self._clock()
-        for early in [one for one in self._early if one.at + EARLY_SECONDS <= now][:AT_ONCE_MAX]:
+        late = [one for one in self._early if one.at + EARLY_SECONDS <= now][:AT_ONCE_MAX]
+        for early in late:
             self._notes.refusal(_unknown(early.node), self._topic_of(early.node))
-            self._drop_early(early)
+        self._drop_early(late)
         self._duplicates.tick()
         self._take_waiting()
         if self._listening.seconds - self._looked_at >= LOOK_SECONDS:

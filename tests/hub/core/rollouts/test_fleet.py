@@ -201,8 +201,8 @@ def test_releases_that_nodes_serve_or_keep_are_found_the_commonest_first() -> No
         Node(state(), "online", 1, 0, b"k", serving={"delay": fleet.Serving("1.0.0", ONE, 1)}),
     ]
 
-    assert fleet.held(nodes, "delay") == [ONE, TWO]
-    assert fleet.held([], "delay") == []
+    assert fleet.held(nodes)["delay"] == [ONE, TWO]
+    assert fleet.held([]) == {}
 
 
 def test_a_node_is_quiet_when_it_says_nothing_for_longer_than_its_reports_are_apart() -> None:

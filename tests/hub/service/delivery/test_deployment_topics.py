@@ -156,11 +156,11 @@ def test_rollouts_without_deployments_keep_the_hub_on_the_topic_of_before(fleet:
     fleet.repository.refresh(snapshot=snapshot, timestamp=timestamp, now=now)
     trust, topics = fleet.repository.trust_bundle(), DeploymentTopics(fleet.repository, fleet.topics)
 
-    assert topics.payloads(trust, now=now) == {}
+    assert topics.payloads(trust, fleet.repository.standing(), now=now) == {}
     deploy(fleet, 3)  # older than the rollout
-    assert topics.payloads(trust, now=now) == {}
+    assert topics.payloads(trust, fleet.repository.standing(), now=now) == {}
     deploy(fleet, 4)
-    names = {topic.removeprefix(fleet.topics.prefix) for topic in topics.payloads(trust, now=now)}
+    names = {topic.removeprefix(fleet.topics.prefix) for topic in topics.payloads(trust, fleet.repository.standing(), now=now)}
     assert names == {"trust/roles", "trust/time", "deploy/delay", "deployed"}
 
 
