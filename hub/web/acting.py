@@ -16,7 +16,6 @@ from starlette.concurrency import run_in_threadpool
 from hub.core.nodes import device_settings
 from hub.core.nodes.device_settings import KIND, SetNodeSettings
 from hub.core.rollouts import commands
-from hub.core.rollouts.stages import parse_stages
 from hub.database.api_rows import ApiRequests
 from hub.database.node_commands import NodeCommand, NodeCommands
 from hub.database.rows import CommandRow
@@ -30,7 +29,6 @@ from hub.web.problems import Refusal
 from hub.web.reading import Fleet, Name
 from hub.web.roles import ACTIONS
 from schemas.errors import Code, Refused
-from schemas.windows import parse_windows
 
 WAIT_SECONDS = 10.0
 LOOK_SECONDS = 0.2
@@ -69,7 +67,7 @@ def router(route_class: type[APIRoute]) -> APIRouter:  # noqa: C901  # a functio
         request: Request, fleet: Fleet, wish: asked.StartRollout, wait: Wait = WAIT_SECONDS, idempotency_key: Key = None
     ) -> Any:
         """Start a rollout. It is refused where `fleetcast rollout start` refuses it."""
-        return await _do(request, fleet, wait, lambda: _of(rollouts.start(fleet, *_start(fleet, wish), require_check=wish.require_check)))
+        return await _do(request, fleet, wait, partial(_started, fleet, wish))
 
     for action in ACTIONS:
 
@@ -309,26 +307,10 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None and value is not False and value not in ([], {})}
 
 
-def _start(fleet: OpenedFleet, wish: asked.StartRollout) -> tuple[str, commands.Start]:
+def _started(fleet: OpenedFleet, wish: asked.StartRollout) -> tuple[str, commands.Command, Sequence[str], Sequence[str]]:
     check_model(fleet.repository, wish.model)
-    stages = parse_stages(wish.stages)
-    windows = {name: parse_windows(text) for name in ("activate", "fetch") if (text := getattr(wish, name)) is not None}
-    carriage = {
-        "bytes_max": wish.node_bytes_max,
-        "full_download": wish.full_download,
-        "priority": wish.priority,
-        **_given({"fetch": windows.get("fetch")}),
-    }
-    given = {
-        "version": wish.version,
-        "stages": [one if isinstance(one, int) else one.model_dump(mode="json") for one in stages],
-        "gate": _without_none(wish.gate),
-        "carriage": carriage,
-        "parameters": wish.parameters or None,
-        **_given({name: getattr(wish, name) for name in ("deployment", "where", "deadline", "allow_empty", "supersede", "breaking")}),
-        **_given({"activate": windows.get("activate"), "approve": wish.approve}),
-    }
-    return wish.model, commands.read_as(commands.Start, json.dumps(given))
+    asked_for = rollouts.start_of(wish.model_dump(mode="json"))
+    return _of(rollouts.start(fleet, wish.model, asked_for, require_check=wish.require_check))
 
 
 def _without_none(one: BaseModel) -> dict[str, Any]:

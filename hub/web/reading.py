@@ -11,28 +11,21 @@ from fastapi.routing import APIRoute
 
 from hub.core.rollouts.node_class import CLASSES
 from hub.core.rollouts.node_filter import chosen
-from hub.database.device_lives import DeviceLives
-from hub.database.drift_queries import Findings
-from hub.database.rows import NodeMarks, NodeRow, by_model
 from hub.operations import api_tokens
 from hub.operations.deployed import facts_of, model_of, states_of
-from hub.operations.drift_rows import drift_rows
+from hub.operations.drift_rows import drift_of
 from hub.operations.node_changes import settings_row
-from hub.operations.node_findings import findings_by_node
-from hub.operations.node_rows import node_row
+from hub.operations.nodes_shown import line_shown, node_shown, nodes_shown
 from hub.operations.opened_fleet import OpenedFleet, check_model
 from hub.operations.release_rows import model_rows, release_rows
 from hub.operations.rollout_rows import Rollouts, deployment_rows
 from hub.operations.snapshot import Snapshot, Snapshots
-from hub.service.rollouts.release_lookup import Releases
 from hub.web import documents as shown
 from hub.web.event_stream import event_row
 from hub.web.pages import CURSOR_CHARACTERS_MAX, cursor_of, ended, key_of, page
-from schemas import codec
 from schemas.errors import Code, Refused
 from schemas.limits import SELECTOR_CHARACTERS_MAX
 from schemas.names import NAME_PATTERN, VERSION_PATTERN
-from schemas.state import State
 
 SCAN_MAX = 10_000  # Changes that one page looks through for those that were asked for.
 
@@ -75,7 +68,7 @@ def router(route_class: type[APIRoute], snapshots: Snapshots) -> APIRouter:  # n
             "undecided": len(seen.seen.nodes) - len(seen.worst),
             "models": len(models),
             "rollouts": dict(Counter(one.state for model in models for one in model.deployments)),
-            "drifting": sum(row["alarm"] for row in _drift(fleet, None, None)),
+            "drifting": sum(row["alarm"] for row in drift_of(fleet, None, None)),
             "last_event": fleet.store.last_event_id(),
         }
 
@@ -160,7 +153,7 @@ def router(route_class: type[APIRoute], snapshots: Snapshots) -> APIRouter:  # n
             lines = chosen(lines, where, facts=lambda line: line.node.facts, state=lambda line: line.found.name)
         lines = sorted(lines, key=lambda line: line.node.name)
         found = page(lines, lambda line: [line.node.name], limit=limit, cursor=cursor)
-        return {**found, "items": [_line(line.as_row()) for line in found["items"]]}
+        return {**found, "items": [line_shown(line) for line in found["items"]]}
 
     @api.get("/nodes", response_model=shown.Page[shown.NodeShown], tags=["nodes"])
     def nodes(
@@ -178,18 +171,12 @@ def router(route_class: type[APIRoute], snapshots: Snapshots) -> APIRouter:  # n
             raise Refused(Code.REQUEST_INVALID, f"cursor is of a list in the order {after[0][:20]!r}: begin without one")
         left = keys if after is None else [key for key in keys if key > (after[1], after[2])]
         found = ended(left[: limit + 1], lambda key: cursor_of([sort, *key]), limit=limit, total=len(keys))
-        return {**found, "items": _nodes(fleet, seen, [name for _, name in found["items"]])}
+        return {**found, "items": nodes_shown(fleet, seen, [name for _, name in found["items"]])}
 
     @api.get("/nodes/{node}", response_model=shown.NodeShown, tags=["nodes"])
     def node(fleet: Fleet, node: Name) -> Any:
         """Describe a node: what it serves, what is wrong with it, and how far it has come in each deployment."""
-        found = _nodes(fleet, snapshots.get(fleet), [node])
-        if not found:
-            marks = DeviceLives(fleet.store.database).marks().get(node, NodeMarks())
-            if marks.is_forgotten:
-                raise Refused(Code.NODE_FORGOTTEN, f"node {node!r} was forgotten")
-            raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"node {node!r} has never reported")
-        return found[0]
+        return node_shown(fleet, snapshots.get(fleet), node)
 
     @api.get("/nodes/{node}/settings", response_model=shown.SettingsShown, tags=["nodes"])
     def settings(fleet: Fleet, response: Response, node: Name) -> Any:
@@ -203,7 +190,7 @@ def router(route_class: type[APIRoute], snapshots: Snapshots) -> APIRouter:  # n
         """List what is tested for drift, lasting alarms first."""
         if model is not None:
             check_model(fleet.repository, model)
-        rows = _drift(fleet, model, cohort)
+        rows = drift_of(fleet, model, cohort)
         return {"items": rows, "total": len(rows)}
 
     @api.get("/alerts", response_model=shown.Page[shown.AlertShown], tags=["alerts"])
@@ -273,34 +260,6 @@ def _named(rows: list[dict[str, Any]], model: str, deployment: str) -> dict[str,
 def _rollout(fleet: OpenedFleet, seen: Snapshot, model: str, deployment: str) -> dict[str, Any]:
     check_model(fleet.repository, model)
     return _named(Rollouts.read(fleet, model, seen.seen).rows(), model, deployment)
-
-
-def _line(row: dict[str, Any]) -> dict[str, Any]:
-    return {("state" if name == "class" else name): value for name, value in row.items()}
-
-
-def _nodes(fleet: OpenedFleet, seen: Snapshot, names: list[str]) -> list[dict[str, Any]]:
-    """Return the nodes of these names in their order; those that are gone meanwhile are left out."""
-    rows: dict[str, NodeRow] = {row.node: row for row in fleet.store.nodes_named(names)}
-    states = {name: codec.decode(State, row.state) for name, row in rows.items()}
-    marks, serving = DeviceLives(fleet.store.database).marks(), by_model(fleet.store.serving(list(rows)))
-    findings = findings_by_node(fleet.directory, states, lambda: fleet.store)
-    found = []
-    for name in names:
-        if name not in rows:
-            continue
-        line = seen.worst.get(name)
-        one = node_row(rows[name], states[name], serving, findings[name], marks.get(name, NodeMarks()))
-        why = {"state": line.found.name, "code": line.found.code, "sentence": line.found.sentence} if line is not None else {}
-        mine = [_line(each.as_row()) for each in seen.by_node.get(name, ())]
-        found.append({"state": None, "code": "", "sentence": "no deployment decides for it", **one, **why, "deployments": mine})
-    return found
-
-
-def _drift(fleet: OpenedFleet, model: str | None, cohort: str | None) -> list[dict[str, Any]]:
-    findings, releases = Findings(fleet.store.database), Releases(fleet.repository, fleet.blocks)
-    rows = drift_rows(findings, releases, model, cohort, nodes_min=fleet.settings.cohort_nodes_min)
-    return [{"reason": None, **row} for row in rows]
 
 
 def _alert(number: int, alert: Any) -> dict[str, Any]:
