@@ -5,8 +5,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -14,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from hub.database.rows import EventRow
 from hub.database.store import Store
+from hub.operations.events import event_row
 from schemas.errors import Code, FleetcastError, Refused
 
 LOOK_SECONDS: Final = 0.5
@@ -23,12 +23,6 @@ SEND_SECONDS_MAX: Final = 30.0
 STREAMS_MAX: Final = 256
 QUEUE_EVENTS_MAX: Final = 1000
 PAGE: Final = 500
-
-
-def event_row(event: EventRow) -> dict[str, Any]:
-    """Return what is shown of an event."""
-    at = datetime.fromtimestamp(event.at, UTC).isoformat()
-    return {"id": event.id, "at": at, "kind": event.kind, "text": event.text, "actor": event.actor, "facts": dict(event.body)}
 
 
 @dataclass(eq=False)

@@ -1,7 +1,6 @@
 """Answer questions about the fleet: models, releases, deployments, rollouts, nodes, drift, alerts, events and changes."""
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -9,19 +8,19 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.routing import APIRoute
 
-from hub.core.rollouts.node_class import CLASSES
 from hub.core.rollouts.node_filter import chosen
 from hub.operations import api_tokens
 from hub.operations.deployed import facts_of, model_of, states_of
 from hub.operations.drift_rows import drift_of
+from hub.operations.events import event_row
 from hub.operations.node_changes import settings_row
 from hub.operations.nodes_shown import line_shown, node_shown, nodes_shown
 from hub.operations.opened_fleet import OpenedFleet, check_model
 from hub.operations.release_rows import model_rows, release_rows
 from hub.operations.rollout_rows import Rollouts, deployment_rows
 from hub.operations.snapshot import Snapshot, Snapshots
+from hub.operations.summary import summary_of
 from hub.web import documents as shown
-from hub.web.event_stream import event_row
 from hub.web.pages import CURSOR_CHARACTERS_MAX, cursor_of, ended, key_of, page
 from schemas.errors import Code, Refused
 from schemas.limits import SELECTOR_CHARACTERS_MAX
@@ -57,20 +56,7 @@ def router(route_class: type[APIRoute], snapshots: Snapshots) -> APIRouter:  # n
     @api.get("/fleet", response_model=shown.FleetShown, tags=["fleet"])
     def fleet(fleet: Fleet) -> Any:
         """Sum up the fleet: its nodes by class, its rollouts by state, and how many streams drift."""
-        seen = snapshots.get(fleet)
-        classes = Counter(line.found.name for line in seen.worst.values())
-        models = [model_of(fleet.repository, name) for name in fleet.repository.models()]
-        return {
-            "fleet": fleet.settings.fleet,
-            "as_of": datetime.fromtimestamp(seen.at, UTC).isoformat(),
-            "nodes": len(seen.seen.nodes),
-            "classes": {name: classes[name] for name in CLASSES},
-            "undecided": len(seen.seen.nodes) - len(seen.worst),
-            "models": len(models),
-            "rollouts": dict(Counter(one.state for model in models for one in model.deployments)),
-            "drifting": sum(row["alarm"] for row in drift_of(fleet, None, None)),
-            "last_event": fleet.store.last_event_id(),
-        }
+        return summary_of(fleet, snapshots.get(fleet))
 
     @api.get("/models", response_model=shown.Page[shown.ModelShown], tags=["models"])
     def models(fleet: Fleet, limit: Limit = 50, cursor: Cursor = None) -> Any:
