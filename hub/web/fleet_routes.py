@@ -9,10 +9,10 @@ from fastapi.routing import APIRoute
 
 from hub.core.rollouts.node_class import CLASSES
 from hub.operations.deployed import model_of
+from hub.operations.drift_rows import drift_of
 from hub.operations.snapshot import Snapshots
 from hub.web import documents
 from hub.web.parameters import Fleet
-from hub.web.record_routes import drift_of
 
 
 def router(route_class: type[APIRoute], snapshots: Snapshots) -> APIRouter:

@@ -9,22 +9,16 @@ from fastapi.routing import APIRoute
 
 from hub.core.nodes import device_settings
 from hub.core.nodes.device_settings import SetNodeSettings
-from hub.database.device_lives import DeviceLives
-from hub.database.rows import NodeMarks, NodeRow, by_model
 from hub.operations import forgetting
 from hub.operations.node_changes import document_of, effect_of, settings_row
-from hub.operations.node_findings import findings_by_node
-from hub.operations.node_rows import node_row
+from hub.operations.nodes_shown import node_shown, nodes_shown
 from hub.operations.opened_fleet import OpenedFleet
-from hub.operations.snapshot import Snapshot, Snapshots
+from hub.operations.snapshot import Snapshots
 from hub.web import documents
 from hub.web.operations import do, matched, without_none
 from hub.web.pages import cursor_of, ended, key_of
 from hub.web.parameters import ACCEPTED, WAIT_SECONDS, Cursor, Fleet, IfMatch, Key, Limit, Name, Wait, Where, etag
-from hub.web.rollout_routes import line_of
-from schemas import codec
 from schemas.errors import Code, Refused
-from schemas.state import State
 
 
 def router(route_class: type[APIRoute], snapshots: Snapshots) -> APIRouter:
@@ -47,18 +41,12 @@ def router(route_class: type[APIRoute], snapshots: Snapshots) -> APIRouter:
             raise Refused(Code.REQUEST_INVALID, f"cursor is of a list in the order {after[0][:20]!r}: begin without one")
         left = keys if after is None else [key for key in keys if key > (after[1], after[2])]
         found = ended(left[: limit + 1], lambda key: cursor_of([sort, *key]), limit=limit, total=len(keys))
-        return {**found, "items": _nodes(fleet, seen, [name for _, name in found["items"]])}
+        return {**found, "items": nodes_shown(fleet, seen, [name for _, name in found["items"]])}
 
     @api.get("/nodes/{node}", response_model=documents.NodeShown, tags=["nodes"])
     def node(fleet: Fleet, node: Name) -> Any:
         """Describe a node: what it serves, what is wrong with it, and how far it has come in each deployment."""
-        found = _nodes(fleet, snapshots.get(fleet), [node])
-        if not found:
-            marks = DeviceLives(fleet.store.database).marks().get(node, NodeMarks())
-            if marks.is_forgotten:
-                raise Refused(Code.NODE_FORGOTTEN, f"node {node!r} was forgotten")
-            raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"node {node!r} has never reported")
-        return found[0]
+        return node_shown(fleet, snapshots.get(fleet), node)
 
     @api.get("/nodes/{node}/settings", response_model=documents.SettingsShown, tags=["nodes"])
     def settings(fleet: Fleet, response: Response, node: Name) -> Any:
@@ -101,24 +89,6 @@ def router(route_class: type[APIRoute], snapshots: Snapshots) -> APIRouter:
         return {"node": node, "certificates_revoked": found.certificates, "tokens_withdrawn": found.tokens}
 
     return api
-
-
-def _nodes(fleet: OpenedFleet, seen: Snapshot, names: list[str]) -> list[dict[str, Any]]:
-    """Return the nodes of these names in their order; those that are gone meanwhile are left out."""
-    rows: dict[str, NodeRow] = {row.node: row for row in fleet.store.nodes_named(names)}
-    states = {name: codec.decode(State, row.state) for name, row in rows.items()}
-    marks, serving = DeviceLives(fleet.store.database).marks(), by_model(fleet.store.serving(list(rows)))
-    findings = findings_by_node(fleet.directory, states, lambda: fleet.store)
-    found = []
-    for name in names:
-        if name not in rows:
-            continue
-        line = seen.worst.get(name)
-        one = node_row(rows[name], states[name], serving, findings[name], marks.get(name, NodeMarks()))
-        why = {"state": line.found.name, "code": line.found.code, "sentence": line.found.sentence} if line is not None else {}
-        mine = [line_of(each.as_row()) for each in seen.by_node.get(name, ())]
-        found.append({"state": None, "code": "", "sentence": "no deployment decides for it", **one, **why, "deployments": mine})
-    return found
 
 
 def _changes(wish: documents.ChangeSettings) -> dict[str, Any]:

@@ -7,10 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.routing import APIRoute
 
-from hub.database.drift_queries import Findings
-from hub.operations.drift_rows import drift_rows
-from hub.operations.opened_fleet import OpenedFleet, check_model
-from hub.service.rollouts.release_lookup import Releases
+from hub.operations.drift_rows import drift_of
+from hub.operations.opened_fleet import check_model
 from hub.web import documents
 from hub.web.event_stream import event_row
 from hub.web.pages import cursor_of, ended, key_of
@@ -74,13 +72,6 @@ def router(route_class: type[APIRoute]) -> APIRouter:
         return {"items": rows, "next": cursor_of([before or 0])}
 
     return api
-
-
-def drift_of(fleet: OpenedFleet, model: str | None, cohort: str | None) -> list[dict[str, Any]]:
-    """Return what is tested for drift."""
-    findings, releases = Findings(fleet.store.database), Releases(fleet.repository, fleet.blocks)
-    rows = drift_rows(findings, releases, model, cohort, nodes_min=fleet.settings.cohort_nodes_min)
-    return [{"reason": None, **row} for row in rows]
 
 
 def _alert(number: int, alert: Any) -> dict[str, Any]:

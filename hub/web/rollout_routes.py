@@ -11,18 +11,17 @@ from fastapi.routing import APIRoute
 
 from hub.core.rollouts import commands
 from hub.core.rollouts.node_filter import chosen
-from hub.core.rollouts.stages import parse_stages
 from hub.operations import rollouts as core
+from hub.operations.nodes_shown import line_shown
 from hub.operations.opened_fleet import OpenedFleet, check_model
 from hub.operations.rollout_rows import Rollouts
 from hub.operations.snapshot import Snapshot, Snapshots
 from hub.web import documents
 from hub.web.deployment_routes import deployments_of, named
-from hub.web.operations import do, given_of, of_prepared, read, serial_of, without_none
+from hub.web.operations import do, given_of, of_prepared, read, serial_of
 from hub.web.pages import page
 from hub.web.parameters import ACCEPTED, WAIT_SECONDS, Cursor, Fleet, IfMatch, Key, Limit, ModelFilter, Name, Wait, Where, etag
 from hub.web.roles import ACTIONS
-from schemas.windows import parse_windows
 
 SIMPLE: Mapping[str, type[commands.OfDeployment]] = {
     "halt": commands.Halt,
@@ -82,7 +81,7 @@ def router(route_class: type[APIRoute], snapshots: Snapshots) -> APIRouter:
             lines = chosen(lines, where, facts=lambda line: line.node.facts, state=lambda line: line.found.name)
         lines = sorted(lines, key=lambda line: line.node.name)
         found = page(lines, lambda line: [line.node.name], limit=limit, cursor=cursor)
-        return {**found, "items": [line_of(line.as_row()) for line in found["items"]]}
+        return {**found, "items": [line_shown(line) for line in found["items"]]}
 
     _actions(api)
     return api
@@ -96,9 +95,7 @@ def _actions(api: APIRouter) -> None:
         request: Request, fleet: Fleet, wish: documents.StartRollout, wait: Wait = WAIT_SECONDS, idempotency_key: Key = None
     ) -> Any:
         """Start a rollout. It is refused where `fleetcast rollout start` refuses it."""
-        return await do(
-            request, fleet, wait, lambda: of_prepared(core.start(fleet, *_start(fleet, wish), require_check=wish.require_check))
-        )
+        return await do(request, fleet, wait, partial(_started, fleet, wish))
 
     for action in ACTIONS:
 
@@ -160,11 +157,6 @@ def _rollout(fleet: OpenedFleet, seen: Snapshot, model: str, deployment: str) ->
     return named(Rollouts.read(fleet, model, seen.seen).rows(), model, deployment)
 
 
-def line_of(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a node's line as the API has it: `class` is a word of programs."""
-    return {("state" if name == "class" else name): value for name, value in row.items()}
-
-
 def _bound(act: Any, action: str) -> Any:
     """Return an endpoint for one action, with a signature that does not show it."""
     bound = partial(act, action=action)
@@ -174,23 +166,7 @@ def _bound(act: Any, action: str) -> Any:
     return bound
 
 
-def _start(fleet: OpenedFleet, wish: documents.StartRollout) -> tuple[str, commands.Start]:
+def _started(fleet: OpenedFleet, wish: documents.StartRollout) -> tuple[str, commands.Command, Sequence[str], Sequence[str]]:
     check_model(fleet.repository, wish.model)
-    stages = parse_stages(wish.stages)
-    windows = {name: parse_windows(text) for name in ("activate", "fetch") if (text := getattr(wish, name)) is not None}
-    carriage = {
-        "bytes_max": wish.node_bytes_max,
-        "full_download": wish.full_download,
-        "priority": wish.priority,
-        **given_of({"fetch": windows.get("fetch")}),
-    }
-    given = {
-        "version": wish.version,
-        "stages": [one if isinstance(one, int) else one.model_dump(mode="json") for one in stages],
-        "gate": without_none(wish.gate),
-        "carriage": carriage,
-        "parameters": wish.parameters or None,
-        **given_of({name: getattr(wish, name) for name in ("deployment", "where", "deadline", "allow_empty", "supersede", "breaking")}),
-        **given_of({"activate": windows.get("activate"), "approve": wish.approve}),
-    }
-    return wish.model, commands.read_as(commands.Start, json.dumps(given))
+    asked_for = core.start_of(wish.model_dump(mode="json"))
+    return of_prepared(core.start(fleet, wish.model, asked_for, require_check=wish.require_check))
