@@ -65,6 +65,8 @@ class EventFeed:
                 self._reader = asyncio.create_task(self._read(self._began))
             await self._began.wait()  # From here on the reader has everything that comes, so that none is between it and what is read now.
             yield b"retry: 2000\n\n"
+            if after is None:  # A client that loses the connection before the first event goes on from here.
+                yield f"id: {self._at}\n\n".encode()
             until = asyncio.get_running_loop().time() + STREAM_SECONDS_MAX
             at = after
             while at is not None and (page := await run_in_threadpool(self._store.events, at, PAGE)):

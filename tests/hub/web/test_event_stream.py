@@ -3,8 +3,7 @@
 import json
 import socket
 import ssl
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,12 +37,15 @@ def listening(unused: Asked, tmp_path: Path) -> Iterator[Asked]:
     asked.fleet.store.close()
 
 
-def ids_of(asked: Asked, wanted: int, *, after: int | None = None) -> list[int]:
-    found = list[int]()
+def ids_of(asked: Asked, wanted: int, *, after: int | None = None, once_open: Callable[[], object] = lambda: None) -> list[int]:
+    found, is_open = list[int](), False
     headers = {"authorization": f"Bearer {asked.tokens['viewer']}"} | ({"last-event-id": str(after)} if after is not None else {})
     with asked.client.stream("GET", f"{API}/events/stream", headers=headers) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         for line in answer.iter_lines():
+            if not is_open:
+                is_open = True
+                once_open()
             if line.startswith("data: "):
                 event = json.loads(line.removeprefix("data: "))
                 found.append(event["id"])
@@ -59,21 +61,15 @@ def test_a_client_that_comes_again_goes_on_behind_the_last_event(listening: Aske
     for number in range(6):
         store.add_event("broker", f"event {number}\n\ndata: no event of its own", {"n": number})
     first = ids_of(listening, 4, after=began)
-    writer = threading.Timer(0.7, lambda: store.add_event("broker", "a late one", {}))
-    writer.start()
-    second = ids_of(listening, 3, after=first[-1])
-    writer.join()
+    second = ids_of(listening, 3, after=first[-1], once_open=lambda: store.add_event("broker", "a late one", {}))
 
     assert first + second == list(range(began + 1, began + 8))
 
 
 def test_a_client_without_an_id_sees_what_is_new(listening: Asked) -> None:
     store, began = listening.fleet.store, listening.fleet.store.last_event_id()
-    writer = threading.Timer(1.0, lambda: store.add_event("broker", "new", {}))
-    writer.start()
 
-    assert ids_of(listening, 1) == [began + 1]
-    writer.join()
+    assert ids_of(listening, 1, once_open=lambda: store.add_event("broker", "new", {})) == [began + 1]
 
 
 def test_a_client_that_does_not_read_is_ended_and_costs_little(listening: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
