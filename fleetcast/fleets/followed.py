@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from fleetcast.fleets.errors import NotInTime, RolloutEnded
 from fleetcast.fleets.results import Done, RolloutStatus
@@ -16,7 +16,8 @@ from fleetcast.fleets.results import Done, RolloutStatus
 if TYPE_CHECKING:
     from fleetcast.fleets.fleet import Fleet
 
-ENDED = {
+SETTLING_LOOKS: Final = 10
+ENDED: Final = {
     "halted": "read the reason; then `fleet.resume(...)` or `fleet.back(...)`",
     "rolled_back": "read the reason, and roll out a release without that fault",
 }
@@ -89,6 +90,7 @@ class FollowedRollout:
             has_begun = self.done is None or self.done.state == "done"
             found = self._fleet.find_rollout(self.model, self.deployment)
             if has_begun and found is not None and found.version == self.version:
+                found = self._settled(found, last)
                 last = found
                 seen = (found.state, found.stage, found.serving, found.failed, found.nodes, found.reason)
                 is_looked_at = bool(found.reason) or found.state != "running"  # The hub has counted its nodes once.
@@ -104,6 +106,15 @@ class FollowedRollout:
                 self._replaced(found, last)
             self._check_time(last)
             time.sleep(self._fleet.look_seconds)
+
+    def _settled(self, found: RolloutStatus, last: RolloutStatus | None) -> RolloutStatus:
+        """Return the status with the figures and the reason of its end: a hub signs the end first, and keeps its reason next."""
+        for _ in range(SETTLING_LOOKS):
+            if last is None or found.state == "running" or found.reason != last.reason:
+                break
+            time.sleep(self._fleet.look_seconds)
+            found = self._fleet.find_rollout(self.model, self.deployment) or found
+        return found
 
     def _replaced(self, found: RolloutStatus | None, last: RolloutStatus | None) -> None:
         if found is None:

@@ -72,7 +72,7 @@ class LocalBackend:
     look_seconds = LOOK_SECONDS
 
     def __init__(self, fleet: OpenedFleet) -> None:
-        self._fleet, self._snapshots = fleet, Snapshots()
+        self._fleet = fleet
 
     @property
     def place(self) -> str:
@@ -85,7 +85,7 @@ class LocalBackend:
 
     def summary(self) -> Row:
         """Return the fleet's name, its nodes by class, and how many streams drift."""
-        return summary_of(self._fleet, self._snapshots.get(self._fleet))
+        return summary_of(self._fleet, Snapshots().get(self._fleet))
 
     def models(self) -> Sequence[Row]:
         """Return a row for each model."""
@@ -98,13 +98,13 @@ class LocalBackend:
 
     def nodes(self, where: str | None) -> Sequence[Row]:
         """Return the nodes that a selector matches, by name."""
-        seen = self._snapshots.get(self._fleet)
+        seen = Snapshots().get(self._fleet)
         names = [name for _, name in seen.nodes(where, "node")[0]]
         return [row for at in range(0, len(names), PAGE) for row in nodes_shown.nodes_shown(self._fleet, seen, names[at : at + PAGE])]
 
     def node(self, name: str) -> Row:
         """Return one node."""
-        return nodes_shown.node_shown(self._fleet, self._snapshots.get(self._fleet), name)
+        return nodes_shown.node_shown(self._fleet, Snapshots().get(self._fleet), name)
 
     def drift(self, model: str | None, cohort: str | None) -> Sequence[Row]:
         """Return a row for each stream that is tested."""
