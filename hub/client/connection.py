@@ -18,6 +18,7 @@ from schemas.errors import Code, FleetcastError, Refused, Unreachable
 from schemas.limits import MIB
 
 PREFIX: Final = "/api/v1"
+BINARY: Final = "application/octet-stream"
 ANSWER_BYTES_MAX: Final = 32 * MIB  # A page of 500 nodes with everything that is known of them has a tenth of it.
 CONNECT_SECONDS_MAX: Final = 10.0
 READ_SECONDS_MAX: Final = 60.0  # A hub answers at the latest after 30 s what it was asked to wait for.
@@ -34,7 +35,7 @@ class Answer:
     """Hold what a hub has answered."""
 
     status: int
-    value: Any  # Parsed JSON; None where there was no body.
+    value: Any  # Parsed JSON, or bytes; None where there was no body.
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -76,8 +77,11 @@ class Connection:
         raw: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         is_repeatable: bool | None = None,
+        is_binary: bool = False,
     ) -> Answer:
-        """Send a request, and return the answer. A repeatable one is sent again when it was lost, or the hub is busy.
+        """Send a request, and return the answer: parsed JSON, or bytes where it is binary.
+
+        A repeatable request is sent again when it was lost, or the hub is busy.
 
         Raises:
             Refused: the hub has refused it.
@@ -88,7 +92,7 @@ class Connection:
         wait, attempt = BACKOFF, 1
         while True:
             try:
-                answer = self._once(method, path, query, given, more)
+                answer = self._once(method, path, query, given, more, is_binary=is_binary)
             except Unreachable as error:
                 if isinstance(error, NoAnswerOfHub) or not repeatable or attempt >= ATTEMPTS_MAX:
                     raise
@@ -121,11 +125,18 @@ class Connection:
             response.close()
 
     def _once(
-        self, method: str, path: str, query: Mapping[str, object] | None, given: tuple[bytes, str] | None, headers: Mapping[str, str]
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, object] | None,
+        given: tuple[bytes, str] | None,
+        headers: Mapping[str, str],
+        *,
+        is_binary: bool,
     ) -> Answer:
         response = self._sent(method, path, query, given, headers, read_seconds_max=READ_SECONDS_MAX)
         try:
-            return _read(response, self.place.url)
+            return _read(response, self.place.url, is_binary=is_binary)
         except urllib3.exceptions.HTTPError as error:
             raise Unreachable(f"{self.place.url}: {reason_of(error)}") from error
         finally:
@@ -206,11 +217,11 @@ def reason_of(error: urllib3.exceptions.HTTPError) -> str:
 
 def _content(body: object, raw: bytes | None) -> tuple[bytes, str] | None:
     if raw is not None:
-        return raw, "application/octet-stream"
+        return raw, BINARY
     return (json.dumps(body, allow_nan=False).encode(), "application/json") if body is not None else None
 
 
-def _read(response: urllib3.BaseHTTPResponse, url: str) -> Answer:
+def _read(response: urllib3.BaseHTTPResponse, url: str, *, is_binary: bool = False) -> Answer:
     """Read an answer within its bound.
 
     Raises:
@@ -224,6 +235,8 @@ def _read(response: urllib3.BaseHTTPResponse, url: str) -> Answer:
             raise NoAnswerOfHub(f"{url} answered with more than {ANSWER_BYTES_MAX} bytes, which no hub does")
     headers = {name.lower(): value for name, value in response.headers.items()}
     kind = headers.get("content-type", "").partition(";")[0].strip()
+    if is_binary and response.status == 200 and kind == BINARY:
+        return Answer(200, bytes(content), headers)
     try:
         is_json = kind in {"application/json", "application/problem+json"}
         value = json.loads(content) if content and is_json else None

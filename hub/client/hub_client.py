@@ -3,6 +3,7 @@
 Rows are as the API answers with them (`hub/web/openapi.json`). A hub that is newer may add fields, so nothing here refuses one.
 """
 
+import base64
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +12,7 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self
 from urllib.parse import quote
 
-from hub.client.connection import Answer, Connection
+from hub.client.connection import CODES, Answer, Connection
 from hub.client.events import Event, follow
 from hub.client.place import HubPlace
 from schemas.errors import Code, FleetcastError, Refused, Unreachable
@@ -203,6 +204,57 @@ class HubClient:
             found = self.operation(operation.id)
         return _obeyed(found)
 
+    # Publishing what was signed here
+
+    def plan(self, wish: Mapping[str, Any]) -> Row:
+        """Say what a rollout would cost; the fields are those of `PlanRollout` in the API's description."""
+        return _row(self.connection.request("POST", "/plan", body=wish, is_repeatable=True))
+
+    def publishing(self, model: str) -> Row:
+        """Show what a publisher needs to build and sign the next release of a model."""
+        return self._row(f"/models/{_part(model)}/publishing")
+
+    def manifest(self, model: str, version: str) -> bytes:
+        """Return the signed manifest of a release."""
+        path = f"/models/{_part(model)}/releases/{_part(version)}/manifest"
+        return _bytes(self.connection.request("GET", path, is_binary=True))
+
+    def payload(self, digest: bytes) -> bytes:
+        """Return a payload of a release; the caller checks its digest."""
+        return _bytes(self.connection.request("GET", f"/payloads/{digest.hex()}", is_binary=True))
+
+    def begin_publication(self, model: str, version: str, manifest: bytes) -> Row:
+        """Begin to publish a release, or go on with it."""
+        wish = {"model": model, "version": version, "manifest": base64.b64encode(manifest).decode()}
+        return _row(self.connection.request("POST", "/publications", body=wish, is_repeatable=True))
+
+    def publication(self, number: str) -> Row:
+        """Show a publication."""
+        return self._row(f"/publications/{_part(number)}")
+
+    def send_payload(self, number: str, digest: bytes, data: bytes) -> None:
+        """Store a payload at the hub: it is durable there on return."""
+        self.connection.request("PUT", f"/publications/{_part(number)}/payloads/{digest.hex()}", raw=data, is_repeatable=True)
+
+    def finish_publication(self, number: str, role: bytes, *, breaking: bool = False, seconds_max: float = 3600.0) -> Row:
+        """Publish by the signed role, and wait until the hub has stored all of it.
+
+        Raises:
+            Refused: the hub has refused it.
+            Unreachable: it is not done in this time.
+        """
+        path, query = f"/publications/{_part(number)}/release", {"wait": WAIT_SECONDS_MAX, **({"breaking": "true"} if breaking else {})}
+        found = _row(self.connection.request("POST", path, query=query, raw=role, is_repeatable=True))
+        until = time.monotonic() + seconds_max
+        while found.get("state") == "storing" and time.monotonic() < until:
+            time.sleep(LOOK_SECONDS)
+            found = self.publication(number)
+        if found.get("state") == "refused":
+            raise refusal(str(found.get("code")), str(found.get("text")))
+        if found.get("state") != "done":
+            raise Unreachable("the hub has not stored the whole release in time; publish again, and it goes on")
+        return found
+
     # How
 
     def rows(self, path: str, query: Mapping[str, object] | None = None, *, pages: bool = True) -> Iterator[Row]:
@@ -286,12 +338,18 @@ def _operation(row: Row) -> Operation:
         raise Unreachable("the hub answered with what is no operation") from None
 
 
+def _bytes(answer: Answer) -> bytes:
+    if not isinstance(answer.value, bytes):
+        raise Unreachable("the hub answered with what is not binary")
+    return answer.value
+
+
 def _obeyed(operation: Operation) -> Operation:
     if operation.state == "refused":
-        raise _refusal(operation)
+        raise refusal(operation.code, operation.text)
     return operation
 
 
-def _refusal(operation: Operation) -> FleetcastError:
-    known = {str(one) for one in Code}
-    return Refused(Code(operation.code) if operation.code in known else Code.REQUEST_INVALID, operation.text)
+def refusal(code: str, text: str) -> FleetcastError:
+    """Return what a hub has refused as our own error."""
+    return Refused(Code(code) if code in CODES else Code.REQUEST_INVALID, text)

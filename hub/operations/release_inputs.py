@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hub.core.publish.signature_compatibility import Signature, predecessor
-from hub.publish.block_store import BlockStore
 from hub.publish.parent_files import parent_files
 from hub.signing.tuf_repository import Repository
 from schemas import codec
@@ -169,7 +168,7 @@ def with_parents(request: "PublishRequest", fleet: "OpenedFleet", *, parent: str
         follows = parent or (known[-1] if known and known[-1] != version else None)
         parent_digest = sha256(repository.manifest(model, follows)) if follows else None
     parents = _parents(fleet, model, parent_digest, before)
-    with parent_files(list(parents.values()), BlockStore(directory / "blocks"), directory) as files:
+    with parent_files(list(parents.values()), fleet.blocks, directory) as files:
         yield replace(request, parent=parent_digest, parents=files, parent_releases=tuple(parents))
 
 

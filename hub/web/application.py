@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import anyio.to_thread
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp
 
 from hub.database.store import Store
 from hub.operations import api_tokens
+from hub.operations.publications import Publications
 from hub.operations.snapshot import Snapshots
 from hub.web import (
     deployment_routes,
@@ -19,7 +21,9 @@ from hub.web import (
     model_routes,
     node_routes,
     operations,
+    plan_routes,
     problems,
+    publication_routes,
     record_routes,
     rollout_routes,
     token_routes,
@@ -67,6 +71,8 @@ def api(door: Door) -> FastAPI:
         node_routes.router(route_class, snapshots),
         record_routes.router(route_class),
         operations.router(route_class),
+        plan_routes.router(route_class),
+        publication_routes.router(route_class, Publications(door.fleet.directory)),
         _own(app, door, route_class),
     )
     for one in routers:
@@ -137,6 +143,7 @@ def _described(app: FastAPI) -> dict[str, Any]:
 class _Nowhere:
     """Stand for a fleet where the API is only described."""
 
+    directory = Path("nowhere")
     store = Store("sqlite://")
 
 

@@ -130,7 +130,114 @@ class MakeToken(Asked):
     days: Annotated[int, Field(ge=1, le=DAYS_MAX)] = 90
 
 
+class BeginPublication(Asked):
+    """Begin to publish a release that was built and signed elsewhere."""
+
+    model: ModelName
+    version: Version
+    manifest: Annotated[str, Field(max_length=limits.MANIFEST_BYTES_MAX * 4 // 3 + 4, description="The signed manifest, in base64.")]
+
+
+class PlanRollout(Asked):
+    """Ask what a rollout would cost."""
+
+    model: ModelName
+    version: Version
+    deployment: ModelName | None = None
+    where: Selector | None = None
+    activate: Times | None = None
+    fetch: Times | None = None
+    deadline: Annotated[int, Field(ge=0, le=2**40, description="Seconds since 1970.")] | None = None
+    rates_bit_s: Annotated[dict[Literal["free", "metered", "roaming"], Annotated[float, Field(gt=0, le=1e15)]], Field(max_length=3)] = {}
+    nodes: Annotated[bool, Field(description="List each node.")] = False
+
+
 # What is answered
+
+
+class PublicationShown(Shown):
+    """Describe a release that is being published. `missing` has some of the payloads that are still to come, each with its bytes."""
+
+    id: str
+    model: str
+    version: str
+    state: Literal["open", "storing", "done", "refused"]
+    missing: dict[str, int]
+    missing_count: int
+    missing_bytes: int
+    received_bytes: int
+    code: str = ""
+    text: str = ""
+
+
+class NodesOfKind(Shown):
+    """Count nodes that are alike for somebody who builds a release."""
+
+    arch: str | None
+    reads_minors: bool
+    serving: str | None
+    nodes: int
+
+
+class PublishingShown(Shown):
+    """Hold what a publisher needs to know of a fleet to build and sign a release. Metadata is as TUF has it, in base64."""
+
+    fleet: str
+    roots: list[str]
+    targets: str
+    role: str | None
+    role_version: int
+    releases: list[str]
+    packet_bytes_max: int | None
+    block_bytes_max: int
+    nodes: list[NodesOfKind]
+
+
+class PlanSite(Shown):
+    """Say what a site fetches."""
+
+    site: str
+    nodes: int
+    fetches: int
+    behind_a_relay: int
+
+
+class PlanLink(Shown):
+    """Say what is fetched over links of one class."""
+
+    link: str
+    nodes: int
+    fetches: int
+    bit_per_second: int
+    seconds_longest: float
+    longest: str
+
+
+class PlanChange(Shown):
+    """Name nodes for which another deployment would decide."""
+
+    deployment: str | None
+    nodes: list[str]
+
+
+class PlanShown(Shown):
+    """Say what a rollout would cost before it sends anything."""
+
+    release: str
+    deployment: str
+    bytes_planned: int
+    bytes_reused: int
+    nodes_planned: int
+    nodes: list[dict[str, Any]]
+    sites: list[PlanSite]
+    links: list[PlanLink]
+    variants: list[dict[str, Any]]
+    drift: dict[str, Any]
+    first_install: list[dict[str, Any]]
+    breaks: list[dict[str, Any]]
+    changes: list[PlanChange]
+    notes: list[str]
+    none_fits: str
 
 
 class TokenShown(Shown):
