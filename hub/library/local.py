@@ -190,7 +190,7 @@ class LocalBackend:
                 team=team,
                 targets=targets,
                 breaking=breaking,
-                tell=progress or _silent,
+                tell=progress or silent,
                 warn=warnings.append,
             )
         return published(built, steps, warnings, announced=opening.hub_runs(fleet.directory))
@@ -252,7 +252,7 @@ def published(built: "BuiltRelease", steps: Sequence[str], warnings: Sequence[st
     )
 
 
-def _silent(_what: str, _done: int, _total: int) -> None:
+def silent(_what: str, _done: int, _total: int) -> None:
     """Report nothing."""
 
 
