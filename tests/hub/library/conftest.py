@@ -15,7 +15,7 @@ HUBS = "of-the-hub"
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A fleet with two releases of a trained model, and three nodes that have reported."""
-    made = make(tmp_path_factory.mktemp("made"), MODEL)
+    made = make(tmp_path_factory.mktemp("made"), MODEL, "arrivals")
     with fleetcast.open(made.fleet) as fleet:
         fleet.publish(estimator(), name=MODEL, version="1.0.0", reference=frame(), blocks="day", signer=key_of(made))
         fleet.publish(estimator(2.0), name=MODEL, version="1.1.0", signer=key_of(made))

@@ -1,5 +1,6 @@
 """A fleet as a Python program finds it: trained models, frames, nodes that have reported, and a hub with a node that a test speaks for."""
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import fleetcast
 from fleetcast.mqtt_connection import BrokerUrl, Link
 from hub.database.rows import NodeRow
 from hub.database.store import Store
+from hub.operations.deployed import model_of
 from hub.operations.opened_fleet import OpenedFleet
 from hub.settings import load
 from hub.signing.tuf_repository import Repository
@@ -79,9 +81,31 @@ class Running:
         """Have the node say that it cannot take a release."""
         self.device.sign("refused", self.manifest(version), code="model.golden_mismatch")
 
-    def manifest(self, version: str) -> Manifest:
+    def manifest(self, version: str, model: str = MODEL) -> Manifest:
         """A release as it was signed."""
-        return codec.decode(Manifest, Repository(self.made.fleet / "trust").manifest(MODEL, version))
+        return codec.decode(Manifest, Repository(self.made.fleet / "trust").manifest(model, version))
+
+
+@contextmanager
+def obedient(hub: Running) -> Iterator[None]:
+    """Have the node serve whatever is rolled out, as soon as it is reached."""
+    ends, repository, done = threading.Event(), Repository(hub.made.fleet / "trust"), set[bytes]()
+
+    def obey() -> None:
+        while not ends.wait(0.1):
+            for model in repository.models():
+                for one in model_of(repository, model).deployments:
+                    if one.state == "running" and one.rollout not in done:
+                        done.add(one.rollout)
+                        hub.device.sign("serving", hub.manifest(one.release.version, model), model=model)
+
+    thread = threading.Thread(target=obey)
+    thread.start()
+    try:
+        yield
+    finally:
+        ends.set()
+        thread.join()
 
 
 @contextmanager

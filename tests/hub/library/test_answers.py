@@ -136,7 +136,7 @@ def test_a_wrong_argument_is_named_with_what_it_must_be(
 def test_what_is_not_there_is_refused_by_its_name(fleet: fleetcast.Fleet) -> None:
     with pytest.raises(fleetcast.Refused, match="there is no release delay@9"):
         fleet.release("delay@9.0.0")
-    with pytest.raises(fleetcast.Refused, match="there is no model 'nosuch'; there are delay"):
+    with pytest.raises(fleetcast.Refused, match="there is no model 'nosuch'; there are arrivals, delay"):
         fleet.releases("nosuch")
     with pytest.raises(fleetcast.Refused, match="'n9' has never reported"):
         fleet.node("n9")
@@ -153,6 +153,6 @@ def test_a_folder_without_a_fleet_says_how_to_make_one(tmp_path: object) -> None
 
 def test_the_fleet_sums_itself_up(fleet: fleetcast.Fleet) -> None:
     assert fleet.name == "f"
-    assert fleet.models() == (MODEL,)
+    assert fleet.models() == ("arrivals", MODEL)
     assert set(fleet.classes()) == {"refused", "rolled_back", "unreachable", "expired", "moving", "waiting", "serving"}
     assert repr(fleet).startswith("<fleet /")
