@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CHECKOUT = Path(__file__).parents[2]
 GOOD = """
 import fleetcast
@@ -45,6 +47,7 @@ with fleetcast.open("./plant") as fleet:
 """
 
 
+@pytest.mark.slow  # mypy reads all that the names lead to
 def test_a_program_is_checked_strictly_and_its_mistakes_are_found(tmp_path: Path) -> None:
     (tmp_path / "good.py").write_text(GOOD)
     (tmp_path / "wrong.py").write_text(WRONG)

@@ -53,7 +53,7 @@ def token_of(hub: Running, name: str) -> str:
         fleet.store.close()
 
 
-def test_the_page_says_what_its_examples_do_in_python_and_in_commands(hub: Running, folder: Path) -> None:
+def test_the_page_says_what_its_examples_do(hub: Running, folder: Path) -> None:
     names = {"HUB": hub.ready["web_url"], "TOKEN": token_of(hub, "page")}
     examples = doctest.DocTestParser().get_doctest(PAGE.read_text(), names, PAGE.name, str(PAGE), 0)
     said: list[str] = []
@@ -61,6 +61,10 @@ def test_the_page_says_what_its_examples_do_in_python_and_in_commands(hub: Runni
     assert failures == 0, "".join(said)
     assert tried >= 20
 
+
+@pytest.mark.slow  # each command is a process
+def test_the_commands_beside_the_examples_do_the_same(hub: Running, folder: Path) -> None:
+    test_the_page_says_what_its_examples_do(hub, folder)
     frame = pd.read_parquet("flights.parquet")
     joblib.dump(Ridge().fit(frame[FEATURES], frame["arr_delay"]), "model.joblib")
     commands = [line for kind, text in FENCE.findall(PAGE.read_text()) if kind == "sh" for line in text.replace("\\\n", "").splitlines()]
@@ -121,6 +125,7 @@ def test_the_notebook_is_kept_without_what_it_printed() -> None:
     assert not [one for one in notebook["cells"] if one.get("outputs") or one.get("execution_count")]
 
 
+@pytest.mark.slow  # a program that imports all anew
 def test_each_step_of_the_workflow_runs_and_its_release_is_rolled_out(hub: Running, folder: Path) -> None:
     job = yaml.safe_load((EXAMPLES / "publish.yml").read_text())["jobs"]["publish"]
     values = {

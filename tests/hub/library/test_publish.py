@@ -1,5 +1,6 @@
 """Publish what a program has in memory: models, references and golden inputs, each refused in the program's own words."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,18 @@ def test_progress_is_reported_as_it_is_made(made: Made, fleet: fleetcast.Fleet) 
 
     assert seen
     assert all(done <= total for _, done, total in seen)
+
+
+def test_ctrl_c_while_it_is_published_leaves_nothing_and_it_can_be_done_again(made: Made, fleet: fleetcast.Fleet) -> None:
+    def press(what: str, done: int, total: int) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fleet.publish(estimator(8.0), name=MODEL, version="1.7.0", signer=key_of(made), progress=press)
+
+    with pytest.raises(fleetcast.Refused, match=r"there is no release delay@1\.7\.0"):
+        fleet.release("delay@1.7.0")
+    assert fleet.publish(estimator(8.0), name=MODEL, version="1.7.0", signer=key_of(made)).stored_bytes > 0
 
 
 @pytest.mark.parametrize(
