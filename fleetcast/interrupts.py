@@ -61,8 +61,8 @@ def pressed() -> bool:
 def held() -> Iterator[None]:
     """Hold Ctrl-C back while what belongs together is done; the exception is raised at the end of the outermost such block.
 
-    What takes long or waits for others does not belong into it. In a program that is no command of ours, such as a notebook, its own handler
-    gets the interrupt at the end.
+    What takes long or waits for others does not belong into it. In a program that is no command of ours, such as a notebook, its
+    own handler gets the interrupt at the end.
     """
     _state.held += 1
     try:

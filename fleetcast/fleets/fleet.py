@@ -38,7 +38,7 @@ def _asks(method: "Callable[Concatenate[Fleet, P], R]") -> "Callable[Concatenate
 
 
 class Fleet:
-    """A fleet: publish releases, plan and roll them out, and ask what its nodes do.
+    """Hold a fleet: publish releases, plan and roll them out, and ask what its nodes do.
 
     `fleetcast.open` and `fleetcast.connect` return one. It is a context manager, which closes it. Every method raises `fleetcast.Refused`
     where the fleet refuses, with a code and a mend, and `fleetcast.Unreachable` where a database or hub does not answer.

@@ -47,7 +47,7 @@ class Release(Shown):
     model: str
     version: str
     digest: str
-    size_bytes: int  # Of the files of its first variant, which most nodes take.
+    size_bytes: int  # Files of its first variant, which most nodes take.
     variants: tuple[str, ...] = ()
     created: datetime | None = None
     description: str = ""
