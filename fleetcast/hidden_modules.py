@@ -1,4 +1,4 @@
-"""Find a program's own module that hides one of ours: a `schemas.py` beside a script is imported in place of fleetcast's.
+"""Find a program's own module that hides one of ours: a file of the name beside a script is imported in place of fleetcast's.
 
 Imports the standard library only: where `schemas` is hidden, nothing of ours can be imported.
 """

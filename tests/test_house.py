@@ -27,6 +27,7 @@ ONLY_IN = {
     "ai_edge_litert": {"node/runtimes/litert.py", "hub/publish/litert_model.py"},
     "iotcore": {"hub/service/broker/rumqttd.py"},
     "pyarrow": {
+        "hub/library/materials.py",
         "hub/database/parquet_export.py",
         "hub/publish/csv_table.py",
         "hub/publish/example_release.py",

@@ -26,7 +26,7 @@ class NotInstalled(FleetcastError, ImportError):
     code = "package.absent"
 
     def __init__(self, package: str, extra: str, what: str) -> None:
-        self.extra, self.mend = extra, f"pip install 'fleetcast[{extra}]'"
+        self.extra, self.mend = extra, f"install it, or fleetcast with its extra [{extra}]"
         ImportError.__init__(self, f"{what} needs {package}, which is not installed: {self.mend}", name=package)
 
 
