@@ -122,6 +122,13 @@ class ChangeSettingsOfNodes(ChangeSettings):
     where: Selector
 
 
+class PreviewSettings(ChangeSettings):
+    """Ask what a change of settings would do to a node, or to all nodes that a selector matches."""
+
+    node: Label | None = None
+    where: Selector | None = None
+
+
 class MakeToken(Asked):
     """Make a token."""
 
@@ -467,6 +474,26 @@ class SettingsShown(Shown):
     sends_telemetry: bool | None
 
 
+class MoveShown(Shown):
+    """Name a node for which another deployment would decide, and the releases of both."""
+
+    model: str
+    node: str
+    before: str | None
+    before_release: str | None
+    after: str | None
+    release: str | None
+
+
+class EffectShown(Shown):
+    """Say what a change of settings would do. `keep_labels` are nodes that take no labels from the hub, by their own files."""
+
+    nodes: list[str]
+    known: int
+    keep_labels: list[str]
+    moves: list[MoveShown]
+
+
 class Forgotten(Shown):
     """Say what was done to forget a node."""
 
@@ -534,7 +561,11 @@ class ChangeShown(Shown):
     model: str | None
     version: str | None
     serial: int | None
+    rollout: str | None
     node: str | None
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    reason: str | None
 
 
 class OperationShown(Shown):
@@ -547,5 +578,6 @@ class OperationShown(Shown):
     code: str
     text: str
     actor: str | None
+    deployment: Annotated[str | None, Field(description="Deployment that it is about, where it was checked just now.")] = None
     warnings: list[str] = []
     notes: list[str] = []
