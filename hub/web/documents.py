@@ -269,13 +269,13 @@ class TokenMade(TokenShown):
 class Classes(Shown):
     """Count nodes by class; the classes add up to the nodes that a deployment decides for."""
 
+    serving: int
+    moving: int
+    waiting: int
     refused: int
     rolled_back: int
     unreachable: int
     expired: int
-    moving: int
-    waiting: int
-    serving: int
 
 
 class FleetShown(Shown):
@@ -434,28 +434,28 @@ class NodeShown(Shown):
     """Describe a node. `state` is the class of the model that needs somebody most; null where no deployment decides for it."""
 
     node: str
-    state: ClassName | None
-    code: str
-    sentence: str
     status: str
-    display_name: str | None
-    labels: dict[str, str]
-    arch: str | None
-    cohort: str | None
-    software: str
-    last_seen: str
-    session: int
-    stale: bool
-    settings_serial: int | None
-    settings_ignored: list[str]
     duplicate_since: str | None
     duplicate_last_at: str | None
     other_key_since: str | None
+    last_seen: str
+    session: int
+    cohort: str | None
+    software: str
+    display_name: str | None
+    settings_serial: int | None
+    settings_ignored: list[str]
+    labels: dict[str, str]
+    arch: str | None
+    stale: bool
     left_out: dict[str, int] | None
     findings: list[dict[str, Any]]
     rho_spent_today: float | None
     rho_day_max: float | None
     models: list[NodeModelShown]
+    state: ClassName | None
+    code: str
+    sentence: str
     deployments: list[NodeLineShown]
 
 
