@@ -51,7 +51,7 @@ class Sent:
     built: "BuiltRelease"
     payloads: int
     sent_bytes: int
-    blocks: int | None  # Of the first variant's files.
+    blocks: int | None  # How many blocks the first variant has.
 
 
 def publish(
