@@ -4,6 +4,7 @@ import click
 
 from fleetcast.cli.lazy_group import LazyGroup, Verb
 from fleetcast.cli.version_option import version_option
+from hub.cli.remote import hub_options, remember
 
 # The help is each command's own first sentence: a command is imported only when it is called.
 VERBS = {
@@ -38,7 +39,9 @@ VERBS = {
 
 @click.group(cls=LazyGroup, package="hub.cli", verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
 @version_option
-def command() -> None:
+@hub_options
+@click.pass_context
+def command(context: click.Context, hub_url: str | None, token_file: str | None, ca_file: str | None) -> None:
     """Cast models to a fleet of devices.
 
     Watch what they serve, and learn when their data drifts.
@@ -55,4 +58,11 @@ def command() -> None:
       fleetcast publish model.onnx --name delay --version 1.0.0 \\
         --reference ref.parquet
       fleetcast rollout start delay@1.0.0 --stages 10,50,100 --wait
+
+    \b
+    From another machine, with a token of `fleetcast tokens make`:
+      export FLEETCAST_HUB=https://hub.example:8443
+      export FLEETCAST_TOKEN_FILE=~/.config/fleetcast-token
+      fleetcast rollout status
     """
+    remember(context, hub_url, token_file, ca_file)

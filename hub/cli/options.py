@@ -9,6 +9,7 @@ import click
 
 from fleetcast.cli import table_output
 from fleetcast.cli.table_output import Lines, json_option, show_one
+from hub.cli.remote import check_command, is_remote
 from hub.database.place import SQLITE_NAME
 from hub.operations import opening
 from hub.operations.opened_fleet import check_model
@@ -40,8 +41,19 @@ __all__ = [  # `Lines`, `json_option` and `show_one` are shared with the device'
 PAGE_NAMES_MAX = 1000  # Names in one question to the database.
 
 
+def _folder(context: click.Context, _: click.Parameter, value: Path) -> Path:
+    check_command(context)
+    return value
+
+
 dir_option = click.option(
-    "--dir", "directory", type=click.Path(path_type=Path, file_okay=False), envvar="FLEETCAST_DIR", default=".", help="Folder of the fleet."
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="FLEETCAST_DIR",
+    default=".",
+    callback=_folder,
+    help="Folder of the fleet.",
 )
 passphrase_option = click.option(
     "--passphrase-file",
@@ -55,6 +67,8 @@ ACTOR = "fleetcast.actor"
 
 
 def _remember_actor(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    if is_remote() and context.get_parameter_source("actor") is click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError("--actor goes with a fleet's folder: a hub records the name of the token")
     name = value if value is not None else system_user()
     if not is_actor(name):
         raise click.UsageError(f"--actor must be 1 to {ACTOR_CHARACTERS_MAX} printable characters")

@@ -11,6 +11,7 @@ import click
 from fleetcast.cli.terminal_text import plain
 from hub.cli.key_values import read_pairs
 from hub.cli.options import check_model, dir_option, json_option, open_store, opened, show, split
+from hub.cli.remote import remote
 from hub.cli.time_arguments import DEADLINE, parsed_option
 from hub.core.rollouts import commands
 from hub.core.rollouts.terms import check_times
@@ -64,14 +65,38 @@ def plan(
     speeds = {**RATES_BIT_S, **_rates(rates)}
     windows = {name: parsed_option(name, parse_windows, times[name]) if times[name] is not None else None for name in ("activate", "fetch")}
     check_times(activate=windows["activate"], fetch=windows["fetch"], deadline=times["deadline"], now=int(time.time()))
-    fleet = opened(directory)
-    given = {"version": version, "labels": read_pairs("--label", labels), "deployment": deployment, "where": where}
-    result, none_fits = planning.plan(fleet, model, commands.read_as(commands.Start, json.dumps(given)), rates_bit_s=speeds, each=each)
-    fleet.store.close()
+    if (hub := remote()) is not None:
+        selector = ",".join([*([where] if where is not None else []), *(f"{k}={v}" for k, v in read_pairs("--label", labels).items())])
+        named = {"deployment": deployment, "where": selector or None, **times}
+        wish = {"model": model, "version": version, "nodes": each, "rates_bit_s": _rates(rates)}
+        found = hub.plan({**wish, **{name: value for name, value in named.items() if value is not None}})
+        none_fits = str(found.pop("none_fits"))
+        del found["nodes_planned"]
+        result = {**found, "changes": [{"from": one["deployment"], "nodes": one["nodes"]} for one in found["changes"]]}
+    else:
+        result, none_fits = _planned(directory, release, deployment, where, labels, speeds, each=each)
     if as_json:
         click.echo(json.dumps(result, indent=2))
         return
     _print(result, none_fits=none_fits)
+
+
+def _planned(
+    directory: Path,
+    release: str,
+    deployment: str | None,
+    where: str | None,
+    labels: tuple[str, ...],
+    speeds: Mapping[str, float],
+    *,
+    each: bool,
+) -> tuple[dict[str, Any], str]:
+    model, version = split(release)
+    fleet = opened(directory)
+    given = {"version": version, "labels": read_pairs("--label", labels), "deployment": deployment, "where": where}
+    found = planning.plan(fleet, model, commands.read_as(commands.Start, json.dumps(given)), rates_bit_s=speeds, each=each)
+    fleet.store.close()
+    return found
 
 
 def _print(result: Mapping[str, Any], *, none_fits: str) -> None:

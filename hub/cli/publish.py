@@ -1,7 +1,7 @@
 """`fleetcast publish`: from a model file to a signed release."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +23,11 @@ from hub.cli.options import (
 from hub.cli.progress import progress
 from hub.cli.publish_preview import as_fields, confirming
 from hub.cli.publish_report import absent_archs, left_out, show_variants, summary, variants
+from hub.cli.remote import remote
 from hub.operations import publishing
 from hub.operations.conversion import converted
 from hub.operations.release_inputs import fleet_archs
+from hub.operations.release_rows import block_count
 from hub.publish.block_store import BlockStore
 from hub.settings import load
 from hub.signing.keys import load_signer
@@ -33,6 +35,7 @@ from schemas.limits import BLOCK_BYTES_MAX, MIB
 from schemas.names import check_name, check_version
 
 if TYPE_CHECKING:
+    from hub.client.hub_client import HubClient
     from hub.publish.release_file import ReleaseFile
 
 GROUPS = {  # Sections of --help, with the names of their parameters.
@@ -62,7 +65,7 @@ GROUPS = {  # Sections of --help, with the names of their parameters.
     "Golden inputs and limits": ("golden", "no_proof", "fix_shapes", "latency_ms_max", "memory_mib_max", "probation_seconds"),
     "Variants": ("variants", "held_out", "truth", "calibration", "sparsity", "loss_max", "all_or_none"),
     "Delivery": ("block_bytes",),
-    "Fleet, signing and output": ("actor", "directory", "passphrase_file", "yes", "as_json"),
+    "Fleet, signing and output": ("team_key", "actor", "directory", "passphrase_file", "yes", "as_json"),
 }
 
 
@@ -189,12 +192,27 @@ GROUPS = {  # Sections of --help, with the names of their parameters.
 @click.option(
     "--breaking", is_flag=True, help="Publish even if programs that use the newest release below this version would not work with it."
 )
+@click.option(
+    "--team-key",
+    envvar="FLEETCAST_TEAM_KEY",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Key that signs the release. The default is keys/team.pem in the fleet's folder.",
+)
 @changes_fleet
 @dir_option
 @passphrase_option
 @click.option("--yes", is_flag=True, help="Do not ask at a terminal before the release is signed.")
 @json_option
-def publish(source: Path, directory: Path, passphrase_file: Path | None, breaking: bool, yes: bool, as_json: bool, **said: Any) -> None:
+def publish(
+    source: Path,
+    team_key: Path | None,
+    directory: Path,
+    passphrase_file: Path | None,
+    breaking: bool,
+    yes: bool,
+    as_json: bool,
+    **said: Any,
+) -> None:
     """Build, sign and store a release.
 
     A running hub announces the release within a second.
@@ -227,11 +245,16 @@ def publish(source: Path, directory: Path, passphrase_file: Path | None, breakin
       fleetcast publish model.joblib --name iris --version 1.0.0 \\
         --reference ref.csv
     """
+    if (hub := remote()) is not None:
+        _publish_remote(
+            hub, source, said, team_key or directory / "keys" / "team.pem", passphrase_file, breaking=breaking, yes=yes, as_json=as_json
+        )
+        return
     load(directory)  # says so when there is no fleet
-    release = _read(source, said, directory)
+    release = _read(source, said, partial(_archs_of, directory))
     secret = passphrase(passphrase_file)
     release, steps = click.get_current_context().with_resource(converted(release, partial(click.echo, err=True)))
-    team = load_signer(directory / "keys" / "team.pem", secret)
+    team = load_signer(team_key or directory / "keys" / "team.pem", secret)
     fleet = opened(directory)
     targets = publishing.delegator(fleet, release.name, secret)
     asks = not (yes or as_json) and sys.stdin.isatty() and sys.stderr.isatty()
@@ -245,7 +268,11 @@ def publish(source: Path, directory: Path, passphrase_file: Path | None, breakin
     absent = absent_archs(built, archs) if limited else []
     seen = {**as_fields(built.preview), "warnings": [*built.preview.warnings, *absent]}
     show_one(
-        {**summary(built, BlockStore(directory / "blocks")), "newly_delegated": targets is not None, "announced": runs}
+        {
+            **summary(built, block_count(built.manifest, BlockStore(directory / "blocks"))),
+            "newly_delegated": targets is not None,
+            "announced": runs,
+        }
         | ({"variants": variants(built), "left_out": left_out(built), "conversion": list(steps), **seen} if as_json else {}),
         as_json=as_json,
     )
@@ -255,13 +282,58 @@ def publish(source: Path, directory: Path, passphrase_file: Path | None, breakin
             click.echo("No hub runs here now: the release is announced when one starts.", err=True)
 
 
-def _read(source: Path, said: Mapping[str, Any], directory: Path) -> "ReleaseFile":
+def _archs_of(directory: Path) -> frozenset[str]:
+    return fleet_archs(open_store(directory))
+
+
+def _publish_remote(
+    hub: "HubClient",
+    source: Path,
+    said: Mapping[str, Any],
+    team_key: Path,
+    passphrase_file: Path | None,
+    *,
+    breaking: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Build and sign here, where the team's key is, and send the hub what it does not have."""
+    from hub.operations import remote_publishing  # noqa: PLC0415  # with urllib3, which a folder does without
+
+    named = said["name"]
+
+    def archs() -> frozenset[str]:
+        if named is None:
+            return frozenset()
+        return frozenset(one["arch"] for one in hub.publishing(named)["nodes"] if one["arch"] is not None)
+
+    release = _read(source, said, archs)
+    release, steps = click.get_current_context().with_resource(converted(release, partial(click.echo, err=True)))
+    team = load_signer(team_key, passphrase(passphrase_file))
+    asks = not (yes or as_json) and sys.stdin.isatty() and sys.stderr.isatty()
+    with progress() as tell:
+        confirm = confirming(tell, f"{release.name} {release.version}", asks=asks, as_json=as_json)
+        sent = remote_publishing.publish(hub, release, team=team, breaking=breaking, tell=tell, confirm=confirm)
+    built = sent.built
+    limited = any(one.requirements.arch for one in built.manifest.variants)
+    absent = absent_archs(built, archs()) if limited else []
+    seen = {**as_fields(built.preview), "warnings": [*built.preview.warnings, *absent]}
+    show_one(
+        {**summary(built, sent.blocks), "newly_delegated": False, "announced": True}
+        | ({"variants": variants(built), "left_out": left_out(built), "conversion": list(steps), **seen} if as_json else {}),
+        as_json=as_json,
+    )
+    if not as_json:
+        show_variants(built, absent)
+
+
+def _read(source: Path, said: Mapping[str, Any], archs: Callable[[], frozenset[str]]) -> "ReleaseFile":
     """Read what is to be published: a release file overridden by the options, or the options alone."""
     from hub.publish.release_file import read_release  # noqa: PLC0415
 
     fields = _fields(said)
     if source.suffix.lower() == ".toml":
-        return read_release(source, fields, archs=lambda: fleet_archs(open_store(directory)))
+        return read_release(source, fields, archs=archs)
     for option in ("name", "version"):
         if option not in fields:
             raise click.UsageError(f"Missing option '--{option}', which is needed without a release file.")

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 from urllib.parse import quote
@@ -44,6 +45,7 @@ class Operation:
     text: str = ""
     code: str = ""
     actor: str | None = None
+    deployment: str | None = None  # Where the hub has checked it just now.
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -111,6 +113,13 @@ class HubClient:
     def nodes(self, where: str | None = None, sort: str = "node") -> Iterator[Row]:
         """List the nodes that count."""
         return self.rows("/nodes", {"where": where, "sort": sort})
+
+    def nodes_page(self, where: str | None, *, after: str, limit: int) -> tuple[list[Row], int]:
+        """Return up to so many nodes by name, those behind `after`, and how many the selector matches."""
+        query = {"where": where, "sort": "node", "after": after or None, "limit": min(limit, PAGE_ROWS)}
+        first = _row(self.connection.request("GET", "/nodes", query=query))
+        rows = list(islice(self.rows("/nodes", {**query, "limit": PAGE_ROWS}), limit)) if limit > PAGE_ROWS else list(first["items"])
+        return rows, int(first.get("total") or 0)
 
     def node(self, node: str) -> Row:
         """Describe a node."""
@@ -186,6 +195,10 @@ class HubClient:
     def set_settings_of_nodes(self, wish: Mapping[str, Any], *, wait_seconds: float = 10.0) -> Operation:
         """Change what the hub sets of all nodes that a selector matches."""
         return self._change("POST", "/node-settings", wish, wait_seconds=wait_seconds)
+
+    def settings_effect(self, wish: Mapping[str, Any]) -> Row:
+        """Say what a change of settings would do, before it is made."""
+        return _row(self.connection.request("POST", "/node-settings/effect", body=wish, is_repeatable=True))
 
     def forget_node(self, node: str) -> Row:
         """Forget a node that is gone for good."""
@@ -331,6 +344,7 @@ def _operation(row: Row) -> Operation:
             text=str(row["text"]),
             code=str(row["code"]),
             actor=row.get("actor"),
+            deployment=row.get("deployment"),
             warnings=tuple(row.get("warnings", ())),
             notes=tuple(row.get("notes", ())),
         )

@@ -21,6 +21,7 @@ from hub.database.rows import NodeRow
 from hub.operations import publishing
 from hub.operations.opened_fleet import OpenedFleet
 from hub.operations.release_inputs import Tell
+from hub.operations.release_rows import block_count
 from hub.publish.block_store import BlockStore
 from hub.settings import load
 from hub.signing.parsed_metadata import parsed
@@ -28,7 +29,7 @@ from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.bundle import role_name
 from schemas.errors import Code, Refused, Unreachable, mismatch
-from schemas.manifest import Manifest, target_path
+from schemas.manifest import target_path
 from schemas.names import sha256
 from schemas.state import Profile, Slot, State
 
@@ -50,6 +51,7 @@ class Sent:
     built: "BuiltRelease"
     payloads: int
     sent_bytes: int
+    blocks: int | None  # How many blocks the first variant has.
 
 
 def publish(
@@ -78,7 +80,8 @@ def publish(
         begun = client.begin_publication(release.name, release.version, built.document)
         if begun["state"] != "done":
             client.finish_publication(str(begun["id"]), role[1], breaking=breaking)
-    return Sent(built, count, size)
+        blocks = block_count(built.manifest, fleet.blocks)
+    return Sent(built, count, size, blocks)
 
 
 def _send(client: HubClient, model: str, version: str, document: bytes, blocks: BlockStore, tell: Tell) -> tuple[int, int]:
@@ -228,8 +231,3 @@ def _rows_of(number: int, kind: Mapping[str, Any], model: str) -> list[NodeRow]:
         return [row] * min(int(kind["nodes"]), NODES_MIRRORED_MAX)
     except (KeyError, TypeError, ValueError, Refused):
         raise Unreachable("the hub answered with nodes that cannot be read") from None
-
-
-def manifest_of(sent: Sent) -> Manifest:
-    """Return the manifest of what was published."""
-    return sent.built.manifest

@@ -1,6 +1,5 @@
 """Show deployments, make them, change and remove them."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -12,7 +11,7 @@ from hub.operations.deployed import facts_of, model_of, states_of
 from hub.operations.opened_fleet import OpenedFleet, check_model
 from hub.operations.rollout_rows import deployment_rows
 from hub.web import documents
-from hub.web.operations import do, given_of, of_prepared, read, serial_of
+from hub.web.operations import Queued, do, given_of, of_prepared, read, serial_of
 from hub.web.parameters import ACCEPTED, WAIT_SECONDS, Fleet, IfMatch, Key, Name, Wait, etag
 from schemas.errors import Code, Refused
 
@@ -50,7 +49,7 @@ def router(route_class: type[APIRoute]) -> APIRouter:
     ) -> Any:
         """Make a deployment, or change its selector, priority or release."""
 
-        def work() -> tuple[str, commands.Command, Sequence[str], Sequence[str]]:
+        def work() -> Queued:
             check_model(fleet.repository, model)
             given = {"name": deployment, **given_of(wish.model_dump(mode="json"))}
             return of_prepared(
@@ -74,7 +73,7 @@ def router(route_class: type[APIRoute]) -> APIRouter:
     ) -> Any:
         """Remove a deployment. Its nodes follow the next one that matches them."""
 
-        def work() -> tuple[str, commands.Command, Sequence[str], Sequence[str]]:
+        def work() -> Queued:
             check_model(fleet.repository, model)
             if model_of(fleet.repository, model).get(deployment) is None:
                 raise Refused(Code.REQUEST_UNKNOWN, f"there is no deployment {deployment} of {model}")

@@ -122,6 +122,13 @@ class ChangeSettingsOfNodes(ChangeSettings):
     where: Selector
 
 
+class PreviewSettings(ChangeSettings):
+    """Ask what a change of settings would do to a node, or to all nodes that a selector matches."""
+
+    node: Label | None = None
+    where: Selector | None = None
+
+
 class MakeToken(Asked):
     """Make a token."""
 
@@ -262,13 +269,13 @@ class TokenMade(TokenShown):
 class Classes(Shown):
     """Count nodes by class; the classes add up to the nodes that a deployment decides for."""
 
+    serving: int
+    moving: int
+    waiting: int
     refused: int
     rolled_back: int
     unreachable: int
     expired: int
-    moving: int
-    waiting: int
-    serving: int
 
 
 class FleetShown(Shown):
@@ -427,28 +434,28 @@ class NodeShown(Shown):
     """Describe a node. `state` is the class of the model that needs somebody most; null where no deployment decides for it."""
 
     node: str
-    state: ClassName | None
-    code: str
-    sentence: str
     status: str
-    display_name: str | None
-    labels: dict[str, str]
-    arch: str | None
-    cohort: str | None
-    software: str
-    last_seen: str
-    session: int
-    stale: bool
-    settings_serial: int | None
-    settings_ignored: list[str]
     duplicate_since: str | None
     duplicate_last_at: str | None
     other_key_since: str | None
+    last_seen: str
+    session: int
+    cohort: str | None
+    software: str
+    display_name: str | None
+    settings_serial: int | None
+    settings_ignored: list[str]
+    labels: dict[str, str]
+    arch: str | None
+    stale: bool
     left_out: dict[str, int] | None
     findings: list[dict[str, Any]]
     rho_spent_today: float | None
     rho_day_max: float | None
     models: list[NodeModelShown]
+    state: ClassName | None
+    code: str
+    sentence: str
     deployments: list[NodeLineShown]
 
 
@@ -465,6 +472,26 @@ class SettingsShown(Shown):
     labels: dict[str, str]
     cohort: str | None
     sends_telemetry: bool | None
+
+
+class MoveShown(Shown):
+    """Name a node for which another deployment would decide, and the releases of both."""
+
+    model: str
+    node: str
+    before: str | None
+    before_release: str | None
+    after: str | None
+    release: str | None
+
+
+class EffectShown(Shown):
+    """Say what a change of settings would do. `keep_labels` are nodes that take no labels from the hub, by their own files."""
+
+    nodes: list[str]
+    known: int
+    keep_labels: list[str]
+    moves: list[MoveShown]
 
 
 class Forgotten(Shown):
@@ -534,7 +561,11 @@ class ChangeShown(Shown):
     model: str | None
     version: str | None
     serial: int | None
+    rollout: str | None
     node: str | None
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    reason: str | None
 
 
 class OperationShown(Shown):
@@ -547,5 +578,6 @@ class OperationShown(Shown):
     code: str
     text: str
     actor: str | None
+    deployment: Annotated[str | None, Field(description="Deployment that it is about, where it was checked just now.")] = None
     warnings: list[str] = []
     notes: list[str] = []

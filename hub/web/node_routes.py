@@ -1,21 +1,20 @@
 """Show nodes and what the hub sets of them, change that, and forget nodes."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.routing import APIRoute
 
 from hub.core.nodes import device_settings
-from hub.core.nodes.device_settings import SetNodeSettings
 from hub.operations import forgetting
-from hub.operations.node_changes import document_of, effect_of, settings_row
+from hub.operations.node_changes import document_of, effect_of, effect_row, settings_row
 from hub.operations.nodes_shown import node_shown, nodes_shown
 from hub.operations.opened_fleet import OpenedFleet
 from hub.operations.snapshot import Snapshots
 from hub.web import documents
-from hub.web.operations import do, matched, without_none
+from hub.web.operations import Queued, do, matched, without_none
 from hub.web.pages import cursor_of, ended, key_of
 from hub.web.parameters import ACCEPTED, WAIT_SECONDS, Cursor, Fleet, IfMatch, Key, Limit, Name, Wait, Where, etag
 from schemas.errors import Code, Refused
@@ -30,16 +29,20 @@ def router(route_class: type[APIRoute], snapshots: Snapshots) -> APIRouter:
         fleet: Fleet,
         where: Where = None,
         sort: Annotated[str, Query(max_length=20, pattern="^(node|state|last_seen|-last_seen)$")] = "node",
+        after: Annotated[str | None, Query(max_length=64, description="With the order `node`: names behind this one.")] = None,
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> Any:
         """List the nodes that count. In `where` the key `state` is the class; by `state` those come first that need somebody most."""
         seen = snapshots.get(fleet)
         keys, _ = seen.nodes(where, sort)
-        after = key_of(cursor, [str, int, str]) if cursor is not None else None
-        if after is not None and after[0] != sort:
-            raise Refused(Code.REQUEST_INVALID, f"cursor is of a list in the order {after[0][:20]!r}: begin without one")
-        left = keys if after is None else [key for key in keys if key > (after[1], after[2])]
+        last = key_of(cursor, [str, int, str]) if cursor is not None else None
+        if last is not None and last[0] != sort:
+            raise Refused(Code.REQUEST_INVALID, f"cursor is of a list in the order {last[0][:20]!r}: begin without one")
+        if after is not None and sort != "node":
+            raise Refused(Code.REQUEST_INVALID, "`after` goes with the order `node`: in others, send `next` as `cursor`")
+        behind = (last[1], last[2]) if last is not None else (0, after) if after is not None else None
+        left = keys if behind is None else [key for key in keys if key > behind]
         found = ended(left[: limit + 1], lambda key: cursor_of([sort, *key]), limit=limit, total=len(keys))
         return {**found, "items": nodes_shown(fleet, seen, [name for _, name in found["items"]])}
 
@@ -67,7 +70,7 @@ def router(route_class: type[APIRoute], snapshots: Snapshots) -> APIRouter:
     ) -> Any:
         """Change what the hub sets of a node: labels, cohort, telemetry, display name, budgets."""
 
-        def work() -> tuple[str, SetNodeSettings, Sequence[str], Sequence[str]]:
+        def work() -> Queued:
             forgetting.check_known(fleet, node)
             document = document_of(fleet.repository, node)
             serial = matched(f"settings of node {node}", document.serial if document is not None else 0, if_match)
@@ -81,6 +84,15 @@ def router(route_class: type[APIRoute], snapshots: Snapshots) -> APIRouter:
     ) -> Any:
         """Change what the hub sets of all nodes that a selector matches."""
         return await do(request, fleet, wait, lambda: _settings(fleet, _changes(wish)))
+
+    @api.post("/node-settings/effect", response_model=documents.EffectShown, tags=["nodes"])
+    def effect(fleet: Fleet, wish: documents.PreviewSettings) -> Any:
+        """Say what a change of settings would do: to which nodes, and for which of them another deployment would decide."""
+        if (wish.node is None) == (wish.where is None):
+            raise Refused(Code.REQUEST_INVALID, "give node or where, and not both")
+        found = effect_of(fleet, device_settings.read(json.dumps(_changes(wish))))
+        moves = [effect_row(model, one) for model, mine in found.moves.items() for one in mine]
+        return {"nodes": found.nodes, "known": found.known, "keep_labels": found.keep_labels, "moves": moves}
 
     @api.delete("/nodes/{node}", response_model=documents.Forgotten, tags=["nodes"])
     def forget(fleet: Fleet, node: Name) -> Any:
@@ -97,11 +109,11 @@ def _changes(wish: documents.ChangeSettings) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None and value not in ([], {})}
 
 
-def _settings(fleet: OpenedFleet, given: Mapping[str, Any]) -> tuple[str, SetNodeSettings, Sequence[str], Sequence[str]]:
+def _settings(fleet: OpenedFleet, given: Mapping[str, Any]) -> Queued:
     wish = device_settings.read(json.dumps(given))
     if not (wish.labels or wish.unset or wish.budgets or any(getattr(wish, name) is not None for name in device_settings.SCALARS)):
         raise Refused(Code.SETTINGS_INVALID, "there is nothing to set: give at least one setting, or one in `unset`")
     effect = effect_of(fleet, wish)
     notes = [f"this changes the settings of {len(effect.nodes)} of {effect.known} nodes"]
     keep = [f"{len(effect.keep_labels)} nodes accept no labels from the hub, by their own files"] if effect.keep_labels else []
-    return "", wish, keep, notes
+    return Queued("", wish, keep, notes)

@@ -5,7 +5,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.routing import APIRoute
@@ -26,7 +26,19 @@ from hub.web.problems import Refusal
 from schemas.errors import Code, Refused
 
 LOOK_SECONDS = 0.2
-Work = Callable[[], tuple[str, commands.Command | SetNodeSettings, Sequence[str], Sequence[str]]]
+
+
+class Queued(NamedTuple):
+    """Hold what is to be queued for the hub, and what there is to know besides."""
+
+    model: str
+    command: commands.Command | SetNodeSettings
+    warnings: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    deployment: str | None = None
+
+
+Work = Callable[[], Queued]
 
 
 def router(route_class: type[APIRoute]) -> APIRouter:
@@ -46,20 +58,20 @@ async def do(request: Request, fleet: OpenedFleet, wait: float, work: Work) -> A
     token, key, digest = request.state.token.id, request.state.key, request.state.digest
     requests = ApiRequests(fleet.store.database)
 
-    def queue() -> tuple[int, Sequence[str], Sequence[str]]:
+    def queue() -> tuple[int, Queued | None]:
         if key is not None and (known := requests.known(token, key, digest)) is not None:
-            return known, (), ()
-        model, command, warnings, notes = work()
-        return requests.queue(model, command, token=token, key=key, digest=digest), warnings, notes
+            return known, None
+        found = work()
+        return requests.queue(found.model, found.command, token=token, key=key, digest=digest), found
 
-    number, warnings, notes = await run_in_threadpool(queue)
+    number, queued = await run_in_threadpool(queue)
     until = time.monotonic() + wait
     while (row := await run_in_threadpool(_row, fleet, number)).state == "open" and time.monotonic() < until:
         await asyncio.sleep(LOOK_SECONDS)
     where = f"/api/v1/operations/{number}"
     if row.state == "refused":
         raise Refusal(Refused(Code(row.code), row.text), headers={"location": where})
-    found = documents.OperationShown(**{**_operation(row), "warnings": list(warnings), "notes": list(notes)})
+    found = documents.OperationShown(**{**_operation(row), **_besides(queued)})
     return Response(
         found.model_dump_json(), status_code=202 if row.state == "open" else 200, media_type="application/json", headers={"location": where}
     )
@@ -85,9 +97,15 @@ def _operation(row: CommandRow | NodeCommand) -> dict[str, Any]:
     return {"id": row.id, "kind": kind, "model": model, "state": row.state, "code": row.code, "text": row.text, "actor": row.actor}
 
 
-def of_prepared(prepared: Prepared) -> tuple[str, commands.Command, Sequence[str], Sequence[str]]:
+def _besides(queued: Queued | None) -> dict[str, Any]:
+    if queued is None:  # It was queued by an earlier request with the same key.
+        return {}
+    return {"warnings": list(queued.warnings), "notes": list(queued.notes), "deployment": queued.deployment}
+
+
+def of_prepared(prepared: Prepared) -> Queued:
     """Return what is to be queued, with what there is to know besides."""
-    return prepared.model, prepared.command, prepared.warnings, prepared.notes
+    return Queued(prepared.model, prepared.command, prepared.warnings, prepared.notes, prepared.deployment or None)
 
 
 def serial_of(fleet: OpenedFleet, model: str, if_match: str | None) -> int | None:

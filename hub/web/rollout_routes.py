@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -18,7 +18,7 @@ from hub.operations.rollout_rows import Rollouts
 from hub.operations.snapshot import Snapshot, Snapshots
 from hub.web import documents
 from hub.web.deployment_routes import deployments_of, named
-from hub.web.operations import do, given_of, of_prepared, read, serial_of
+from hub.web.operations import Queued, do, given_of, of_prepared, read, serial_of
 from hub.web.pages import page
 from hub.web.parameters import ACCEPTED, WAIT_SECONDS, Cursor, Fleet, IfMatch, Key, Limit, ModelFilter, Name, Wait, Where, etag
 from hub.web.roles import ACTIONS
@@ -110,7 +110,7 @@ def _actions(api: APIRouter) -> None:
             *,
             action: Literal["halt", "resume", "back", "approve", "retry"],
         ) -> Any:
-            def work() -> tuple[str, commands.Command, Sequence[str], Sequence[str]]:
+            def work() -> Queued:
                 serial = serial_of(fleet, model, if_match)
                 given = {"deployment": deployment, **({"if_serial": serial} if serial is not None else {})}
                 return of_prepared(core.change(fleet, model, commands.read_as(SIMPLE[action], json.dumps(given))))
@@ -142,7 +142,7 @@ def _actions(api: APIRouter) -> None:
     ) -> Any:
         """Change parameters of the release that is rolled out; no node moves."""
 
-        def work() -> tuple[str, commands.Command, Sequence[str], Sequence[str]]:
+        def work() -> Queued:
             check_model(fleet.repository, model)
             serial = serial_of(fleet, model, if_match)
             version = core.version_in_force(fleet, model, deployment, wish.release)
@@ -166,7 +166,7 @@ def _bound(act: Any, action: str) -> Any:
     return bound
 
 
-def _started(fleet: OpenedFleet, wish: documents.StartRollout) -> tuple[str, commands.Command, Sequence[str], Sequence[str]]:
+def _started(fleet: OpenedFleet, wish: documents.StartRollout) -> Queued:
     check_model(fleet.repository, wish.model)
     asked_for = core.start_of(wish.model_dump(mode="json"))
     return of_prepared(core.start(fleet, wish.model, asked_for, require_check=wish.require_check))
