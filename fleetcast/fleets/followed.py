@@ -43,6 +43,16 @@ class FollowedRollout:
         return f"{self.model}@{self.version}"
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """Return what was found against the rollout when it was started, a sentence each."""
+        return self.done.warnings if self.done is not None else ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what is to be known of the rollout besides: which nodes change their deployment, and which stay with another."""
+        return self.done.notes if self.done is not None else ()
+
+    @property
     def status(self) -> RolloutStatus | None:
         """Return how far the rollout has come; None while the hub has not begun it."""
         found = self._fleet.find_rollout(self.model, self.deployment)

@@ -134,9 +134,14 @@ def _reference(reference: object, folder: Path) -> Path:
 
     path = folder / "reference.parquet"
     table = _table(reference)
-    for name, column in zip(table.column_names, table.columns, strict=True):
+    named = list(zip(table.column_names, table.columns, strict=True))
+    for name, column in named:
         _check_column(name, column.type)
-    pyarrow.parquet.write_table(table, path)
+    if len({name for name, _ in named}) != len(named):
+        raise mismatch(
+            Code.REFERENCE_INVALID, "the reference: column names", expected="each once", actual=", ".join(table.column_names)[:200]
+        )
+    pyarrow.parquet.write_table(pyarrow.table({name: _plain(column) for name, column in named}), path)
     return path
 
 
@@ -180,6 +185,17 @@ def _column(name: str, values: Any) -> "pyarrow.Array":
         mend = f"convert it first, such as frame[{name!r}] = frame[{name!r}].astype('float32'), or leave it out"
         actual = f"{', '.join(kinds[:5])} mixed: {mend}" if len(kinds) > 1 else f"{kinds[0] if kinds else 'nothing'}: {mend}"
         raise mismatch(Code.REFERENCE_INVALID, f"the reference: column {name!r}", expected=KINDS, actual=actual) from None
+
+
+def _plain(column: "pyarrow.ChunkedArray") -> "pyarrow.ChunkedArray":
+    """Return a column as Parquet has it: categories as their values, and texts in one form, which polars' are not."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    kind = column.type
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_string_view(inner):
+        return pa.chunked_array([pa.array(chunk.to_pylist(), pa.string()) for chunk in column.chunks], pa.string())
+    return column.cast(inner) if pa.types.is_dictionary(kind) else column
 
 
 def _check_column(name: str, kind: "pyarrow.DataType") -> None:
