@@ -1,4 +1,4 @@
-"""What is sent to do harm: text that is markup, SQL, an escape or a formula elsewhere; bodies that never end; and what the history keeps."""
+"""What is sent to do harm: markup, SQL, escapes and formulas where names belong, and bodies that never end. What the history keeps."""
 
 import json
 import resource
