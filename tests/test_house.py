@@ -34,7 +34,7 @@ ONLY_IN = {
         "hub/publish/reference_data.py",
     },
     "matplotlib": {"hub/cli/drift_plots.py"},
-    "urllib3": {"hub/alerts/webhooks.py"},
+    "urllib3": {"hub/alerts/webhooks.py", "hub/client/connection.py"},
     # The hub reads its nodes without SQLAlchemy, whose import takes longer than the whole command.
     "sqlite3": {
         "hub/database/sqlite_reader.py",

@@ -50,5 +50,5 @@ def _nodes(event: EventRow) -> tuple[Any, ...]:
 
 
 def _row(event: EventRow) -> dict[str, Any]:
-    named = {name: event.body.get(name) for name in ("model", "version", "serial", "rollout", "node", "before", "after", "reason")}
+    named = {name: event.body.get(name) for name in ("model", "version", "serial", "rollout", "node", "before", "after", "reason", "why")}
     return {"id": event.id, "at": iso(event.at), "actor": event.actor, "kind": event.kind, "what": event.text, **named}

@@ -31,7 +31,6 @@ from hub.cli.options import (
 from hub.cli.remote import remote
 from hub.core.rollouts.duplicates import OVER_SECONDS
 from hub.core.rollouts.node_class import other_key_in_words
-from hub.core.rollouts.node_filter import nobody
 from hub.core.rollouts.parameters import in_words as parameter_in_words
 from hub.core.rollouts.refusals import SITE, in_words
 from hub.database.rows import NodeMarks, by_model
@@ -42,7 +41,6 @@ from schemas import codec
 from schemas.errors import Code, Refused
 from schemas.limits import MIB
 from schemas.names import RESERVED_NODES, check_name
-from schemas.selectors import NodeFacts
 from schemas.state import Finding, State
 
 if TYPE_CHECKING:
@@ -165,6 +163,9 @@ class Listing:
 
 
 def _list_remote(hub: "HubClient", node: str | None, where: str | None, after: str, limit: int, *, as_json: bool) -> None:
+    from hub.core.rollouts.node_filter import nobody  # noqa: PLC0415  # the list of a folder does without
+    from schemas.selectors import NodeFacts  # noqa: PLC0415
+
     if node is not None:
         _show_node(_told(hub.node(check_name("node", node))), as_json=as_json)
         return

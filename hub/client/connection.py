@@ -4,8 +4,7 @@ import json
 import random
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -15,7 +14,7 @@ import urllib3
 from fleetcast.backoff import Backoff
 from hub.client.place import HubPlace
 from schemas.errors import Code, FleetcastError, Refused, Unreachable
-from schemas.limits import MIB
+from schemas.limits import KIB, MIB
 
 PREFIX: Final = "/api/v1"
 BINARY: Final = "application/octet-stream"
@@ -26,6 +25,7 @@ ATTEMPTS_MAX: Final = 4
 RETRY_AFTER_SECONDS_MAX: Final = 15.0  # A hub that wants more patience is not waited for.
 BACKOFF: Final = Backoff(0.25, 4.0)
 DETAIL_CHARACTERS_MAX: Final = 2000
+LINE_BYTES_MAX: Final = 1 * MIB  # An event of a stream has less.
 BUSY: Final = frozenset({429, 502, 503, 504})
 CODES: Final = frozenset(str(one) for one in Code)
 
@@ -105,20 +105,19 @@ class Connection:
             self._sleep(pause)
             wait, attempt = wait.doubled(), attempt + 1
 
-    @contextmanager
-    def stream(self, path: str, *, headers: Mapping[str, str], read_seconds_max: float) -> Iterator[urllib3.BaseHTTPResponse]:
-        """Open an answer that does not end, to be read piece by piece.
+    def stream_lines(self, path: str, *, headers: Mapping[str, str], read_seconds_max: float) -> Generator[str, None, None]:
+        """Yield the lines of an answer that does not end, as they come.
 
         Raises:
             Refused: the hub has refused it.
-            Unreachable: there is no answer.
+            Unreachable: there is no answer, or it ended on the way.
         """
         response = self._sent("GET", path, None, None, headers, read_seconds_max=read_seconds_max)
         try:
             if response.status != 200:
                 self._good(_read(response, self.place.url))
                 raise Unreachable(f"{self.place.url} answered {response.status} where a stream was expected")
-            yield response
+            yield from _lines(response)
         except urllib3.exceptions.HTTPError as error:
             raise Unreachable(f"{self.place.url}: {reason_of(error)}") from error
         finally:
@@ -262,3 +261,18 @@ def _context(place: HubPlace) -> ssl.SSLContext | None:
         raise Refused(Code.SETTINGS_INVALID, f"CA file {place.ca_file}: {reason}") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
+
+
+def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[str]:
+    kept = bytearray()
+    while True:
+        part = response.read1(64 * KIB)
+        if not part:
+            return
+        kept += part
+        *whole, rest = kept.split(b"\n")
+        for line in whole:
+            yield line.rstrip(b"\r").decode(errors="replace")
+        kept = bytearray(rest)
+        if len(kept) > LINE_BYTES_MAX:
+            raise Unreachable(f"an event has a line of more than {LINE_BYTES_MAX} bytes, which no hub sends")

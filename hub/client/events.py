@@ -4,17 +4,14 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Final
-
-import urllib3
 
 from fleetcast.backoff import LASTING_SECONDS, Backoff
 from hub.client.connection import Connection
 from schemas.errors import Unreachable
-from schemas.limits import KIB
 
-LINE_BYTES_MAX: Final = 1024 * KIB
 READ_SECONDS_MAX: Final = 35.0  # A hub beats every 10 s.
 BACKOFF: Final = Backoff(0.5, 30.0)
 FAILURES_MAX: Final = 8  # In a row, without an event between: some minutes.
@@ -66,9 +63,9 @@ def follow(
 def _one_stream(connection: Connection, after: int | None) -> Iterator[tuple[Event | None, int | None]]:
     """Yield each event with the id behind which to go on; the hub names one at once, before any event."""
     headers = {"accept": "text/event-stream", **({"last-event-id": str(after)} if after is not None else {})}
-    with connection.stream("/events/stream", headers=headers, read_seconds_max=READ_SECONDS_MAX) as response:
+    with closing(connection.stream_lines("/events/stream", headers=headers, read_seconds_max=READ_SECONDS_MAX)) as lines:
         seen, data = after, list[str]()
-        for line in _lines(response):
+        for line in lines:
             if line:
                 name, _, value = line.partition(":")
                 value = value.removeprefix(" ")
@@ -84,21 +81,6 @@ def _one_stream(connection: Connection, after: int | None) -> Iterator[tuple[Eve
             elif event is None:
                 yield None, seen
             data.clear()
-
-
-def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[str]:
-    kept = bytearray()
-    while True:
-        part = response.read1(64 * KIB)
-        if not part:
-            return
-        kept += part
-        *whole, rest = kept.split(b"\n")
-        for line in whole:
-            yield line.rstrip(b"\r").decode(errors="replace")
-        kept = bytearray(rest)
-        if len(kept) > LINE_BYTES_MAX:
-            raise Unreachable(f"an event has a line of more than {LINE_BYTES_MAX} bytes, which no hub sends")
 
 
 def _event(text: str) -> Event | None:

@@ -157,9 +157,11 @@ class HubClient:
 
     # What is done
 
-    def start_rollout(self, wish: Mapping[str, Any], *, wait_seconds: float = 10.0, key: str | None = None) -> Operation:
+    def start_rollout(
+        self, wish: Mapping[str, Any], *, etag: str | None = None, wait_seconds: float = 10.0, key: str | None = None
+    ) -> Operation:
         """Start a rollout; the fields are those of `StartRollout` in the API's description."""
-        return self._change("POST", "/rollouts", wish, wait_seconds=wait_seconds, key=key)
+        return self._change("POST", "/rollouts", wish, etag=etag, wait_seconds=wait_seconds, key=key)
 
     def act(
         self, action: Action, model: str, deployment: str = "default", *, etag: str | None = None, wait_seconds: float = 10.0

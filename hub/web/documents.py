@@ -565,7 +565,8 @@ class ChangeShown(Shown):
     node: str | None
     before: dict[str, Any] | None
     after: dict[str, Any] | None
-    reason: str | None
+    reason: Annotated[str | None, Field(description="What the hub says of the state that followed.")]
+    why: Annotated[str | None, Field(description="What the actor gave as the reason.")]
 
 
 class OperationShown(Shown):

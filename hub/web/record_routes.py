@@ -81,6 +81,6 @@ def _alert(number: int, alert: Any) -> dict[str, Any]:
 
 
 def _change(event: Any) -> dict[str, Any]:
-    named = {name: event.body.get(name) for name in ("model", "version", "serial", "rollout", "node", "before", "after", "reason")}
+    named = {name: event.body.get(name) for name in ("model", "version", "serial", "rollout", "node", "before", "after", "reason", "why")}
     at = datetime.fromtimestamp(event.at, UTC).isoformat()
     return {"id": event.id, "at": at, "actor": event.actor, "kind": event.kind, "what": event.text, **named}

@@ -92,10 +92,15 @@ def _actions(api: APIRouter) -> None:
 
     @api.post("/rollouts", response_model=documents.OperationShown, responses=ACCEPTED, tags=["rollouts"])
     async def start(
-        request: Request, fleet: Fleet, wish: documents.StartRollout, wait: Wait = WAIT_SECONDS, idempotency_key: Key = None
+        request: Request,
+        fleet: Fleet,
+        wish: documents.StartRollout,
+        wait: Wait = WAIT_SECONDS,
+        if_match: IfMatch = None,
+        idempotency_key: Key = None,
     ) -> Any:
         """Start a rollout. It is refused where `fleetcast rollout start` refuses it."""
-        return await do(request, fleet, wait, partial(_started, fleet, wish))
+        return await do(request, fleet, wait, partial(_started, fleet, wish, if_match))
 
     for action in ACTIONS:
 
@@ -166,7 +171,8 @@ def _bound(act: Any, action: str) -> Any:
     return bound
 
 
-def _started(fleet: OpenedFleet, wish: documents.StartRollout) -> Queued:
+def _started(fleet: OpenedFleet, wish: documents.StartRollout, if_match: str | None) -> Queued:
     check_model(fleet.repository, wish.model)
-    asked_for = core.start_of(wish.model_dump(mode="json"))
+    serial = serial_of(fleet, wish.model, if_match)
+    asked_for = core.start_of(wish.model_dump(mode="json")).model_copy(update={"if_serial": serial} if serial is not None else {})
     return of_prepared(core.start(fleet, wish.model, asked_for, require_check=wish.require_check))

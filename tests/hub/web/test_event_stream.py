@@ -17,9 +17,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from sqlalchemy import insert
 
+from hub.client.hub_client import HubClient
+from hub.client.place import place_of
 from hub.database import tables
 from hub.web import event_stream, server
 from hub.web.server import Server
+from schemas.errors import Refused, Unreachable
 from tests.hub.hubs import until
 from tests.hub.web.fleets import API, Asked, copied
 
@@ -75,7 +78,7 @@ def test_a_client_without_an_id_sees_what_is_new(listening: Asked) -> None:
 def test_a_client_that_does_not_read_is_ended_and_costs_little(listening: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     from hub.web import connection  # with uvicorn
 
-    monkeypatch.setattr(connection, "WRITE_SECONDS_MAX", 0.3)
+    monkeypatch.setattr(connection, "WRITE_SECONDS_MAX", 2.0)
     store, address = listening.fleet.store, urlsplit(str(listening.client.base_url))
     rows = [{"at": 1, "kind": "broker", "text": "x" * 30_000, "body": "{}", "actor": None} for _ in range(400)]
     with store.database.write() as db:
@@ -160,5 +163,12 @@ def test_with_a_certificate_the_api_speaks_tls_alone(unused: Asked, tmp_path: Pa
         assert asked.get("/fleet")["fleet"] == "f"
     with pytest.raises(httpx.HTTPError):
         httpx.get(f"http://localhost:{port}/api/v1/fleet")
+    place = place_of(f"https://localhost:{port}", token=asked.tokens["viewer"], ca_file=certificate, environment={})
+    with HubClient(place) as hub:
+        assert hub.fleet()["fleet"] == "f"
+    with HubClient(replace(place, ca_file=None)) as hub, pytest.raises(Unreachable, match="FLEETCAST_CA_FILE, names the authority"):
+        hub.connection.request("POST", "/fleet")
+    with pytest.raises(Refused, match=r"CA file .*web\.key"):
+        HubClient(replace(place, ca_file=private))
     assert url.startswith("https://")
     running.stop()
