@@ -13,6 +13,9 @@ _PART: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*(s|min|m|h|d|w)")
 def seconds_of(what: str, value: Duration) -> int:
     """Return whole seconds.
 
+    >>> seconds_of("soak", "1h30min"), seconds_of("soak", timedelta(minutes=2)), seconds_of("soak", 0.5)
+    (5400, 120, 0)
+
     Raises:
         TypeError: the value is of another type.
         ValueError: it is negative, infinite, or not written as a duration.

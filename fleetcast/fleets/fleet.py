@@ -326,7 +326,13 @@ class Fleet:
         wish |= {"full_download": full_download, "priority": priority, "parameters": dict(parameters) if parameters else None}
         wish |= {"allow_empty": allow_empty, "supersede": supersede, "breaking": breaking, "require_check": require_check}
         within = None if timeout is None else seconds_of("timeout", timeout)
-        done, deployment = self._backend.start({name: value for name, value in wish.items() if value is not None}, ANSWER_SECONDS)
+        try:
+            done, deployment = self._backend.start({name: value for name, value in wish.items() if value is not None}, ANSWER_SECONDS)
+        except KeyboardInterrupt as error:
+            error.add_note(
+                f"the hub may have been asked to start the rollout of {model}@{version} already: fleet.rollouts({model!r}) shows it"
+            )
+            raise
         return FollowedRollout(self, model, deployment, version, done=done, timeout_seconds=within)
 
     @_asks

@@ -5,18 +5,22 @@ The hub moves the rollout, and goes on when the program ends: whatever happens h
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from fleetcast.fleets.errors import NotInTime, RolloutEnded
 from fleetcast.fleets.results import Done, RolloutStatus
+from schemas.errors import Unreachable
 
 if TYPE_CHECKING:
     from fleetcast.fleets.fleet import Fleet
 
+T = TypeVar("T")
 SETTLING_LOOKS: Final = 10
+PATIENCE_SECONDS: Final = 300.0  # As long as a hub may be away while a program follows a rollout.
 ENDED: Final = {
     "halted": "read the reason; then `fleet.resume(...)` or `fleet.back(...)`",
     "rolled_back": "read the reason, and roll out a release without that fault",
@@ -95,10 +99,9 @@ class FollowedRollout:
     def _changes(self) -> Iterator[RolloutStatus]:
         last = before = None
         while True:
-            if self.done is not None and self.done.state == "open":
-                self.done = self._fleet.operation(self.done.operation)
+            self._ask_after_start()
             has_begun = self.done is None or self.done.state == "done"
-            found = self._fleet.find_rollout(self.model, self.deployment)
+            found = self._found()
             if has_begun and found is not None and found.version == self.version:
                 found = self._settled(found, last)
                 last = found
@@ -117,13 +120,39 @@ class FollowedRollout:
             self._check_time(last)
             time.sleep(self._fleet.look_seconds)
 
+    def _ask_after_start(self) -> None:
+        """Look whether the hub has begun what it was asked to start."""
+        if self.done is not None and self.done.state == "open":
+            answer = self._patiently(lambda: self._fleet.operation(self.done.operation if self.done is not None else 0))
+            self.done = replace(answer, warnings=self.done.warnings, notes=self.done.notes)
+
+    def _found(self) -> RolloutStatus | None:
+        return self._patiently(lambda: self._fleet.find_rollout(self.model, self.deployment))
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """Return an answer; a hub that restarts, or a link that breaks for a while, does not end a rollout that is followed.
+
+        Raises:
+            Unreachable: there was no answer for long.
+            NotInTime: the time that was given is over.
+        """
+        began = time.monotonic()
+        while True:
+            try:
+                return ask()
+            except Unreachable:
+                if time.monotonic() - began >= PATIENCE_SECONDS:
+                    raise
+                self._check_time(None)
+                time.sleep(self._fleet.look_seconds)
+
     def _settled(self, found: RolloutStatus, last: RolloutStatus | None) -> RolloutStatus:
         """Return the status with the figures and the reason of its end: a hub signs the end first, and keeps its reason next."""
         for _ in range(SETTLING_LOOKS):
             if last is None or found.state == "running" or found.reason != last.reason:
                 break
             time.sleep(self._fleet.look_seconds)
-            found = self._fleet.find_rollout(self.model, self.deployment) or found
+            found = self._found() or found
         return found
 
     def _replaced(self, found: RolloutStatus | None, last: RolloutStatus | None) -> None:
@@ -136,6 +165,11 @@ class FollowedRollout:
     def _check_time(self, last: RolloutStatus | None) -> None:
         if self._until is not None and time.monotonic() >= self._until:
             again = f"fleet.rollout({self.model!r}) follows it again"
+            if last is None and (self.done is None or self.done.state != "open"):
+                raise NotInTime(
+                    f"after {self._timeout_seconds:g} s the hub does not say how far the rollout of {self.release} is",
+                    f"it goes on; {again}",
+                )
             if last is None:
                 reason = f"after {self._timeout_seconds:g} s no hub has begun the rollout of {self.release}"
                 raise NotInTime(reason, f"it waits for one; once it has begun, {again}")

@@ -23,7 +23,17 @@ _PANDAS = {int: "Int64", float: "Float64", bool: "boolean", str: "string", datet
 
 
 class Table(Sequence[T], Generic[T]):
-    """Hold rows in their order."""
+    """Hold rows in their order.
+
+    >>> from fleetcast.fleets.results import PlannedSite
+    >>> sites = Table(PlannedSite, [PlannedSite("jfk", 2, 800, 400), PlannedSite("lga", 1, 400, 400)])
+    >>> sites
+    site  nodes  fetch_bytes  relayed_bytes
+    jfk   2      800          400
+    lga   1      400          400
+    >>> sum(one.fetch_bytes for one in sites), sites[:1][0].site
+    (1200, 'jfk')
+    """
 
     __slots__ = ("_kind", "_rows")
 

@@ -101,6 +101,7 @@ def shown(source: str, names: dict[str, Any]) -> object:
     return eval(compile(ast.Expression(last.value), "cell", "eval"), names) if isinstance(last, ast.Expr) else None  # noqa: S307
 
 
+@pytest.mark.slow  # as the workflow, beside the page's own examples
 def test_the_notebook_runs_from_its_first_cell_to_its_last(hub: Running, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLANT", "plant")
     monkeypatch.setenv("FLIGHTS", "flights.parquet")

@@ -2,13 +2,17 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 import fleetcast
+from fleetcast.fleets.followed import FollowedRollout
+from fleetcast.fleets.results import Row
+from hub.library.local import LocalBackend
+from schemas.errors import Unreachable
 from tests.hub.hubs import until
-from tests.hub.library.scenes import MODEL, Running
+from tests.hub.library.scenes import MODEL, Running, opened
 
 
 @pytest.fixture
@@ -84,6 +88,31 @@ def test_a_rollout_that_another_one_replaces_says_which(hub: Running, fleet: fle
     with pytest.raises(fleetcast.RolloutEnded, match=r"superseded by 1\.0\.0") as caught:
         list(follower)
     assert caught.value.code == "rollout.superseded"
+
+
+class Breaking(LocalBackend):
+    """A backend whose database does not answer now and then."""
+
+    asked = 0
+
+    def rollouts(self, model: str | None) -> Sequence[Row]:
+        self.asked += 1
+        if self.asked % 2:
+            raise Unreachable("the database does not answer")
+        return super().rollouts(model)
+
+
+def test_an_answer_that_fails_for_a_while_does_not_end_following(hub: Running, fleet: fleetcast.Fleet) -> None:
+    asked = fleet.roll_out("delay@1.1.0", supersede=True)
+    breaking = Breaking(opened(hub.made))
+    follower = iter(FollowedRollout(fleetcast.Fleet(breaking), MODEL, asked.deployment, "1.1.0", timeout_seconds=100))
+
+    assert next(follower).state == "running"
+    fleet.halt(MODEL)
+    with pytest.raises(fleetcast.RolloutEnded, match="is halted"):
+        list(follower)
+    assert breaking.asked >= 4
+    breaking.close()
 
 
 def test_following_ends_in_time_and_says_that_it_goes_on(hub: Running, fleet: fleetcast.Fleet) -> None:

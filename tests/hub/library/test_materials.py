@@ -43,6 +43,14 @@ def test_texts_categories_dates_and_nullable_numbers_are_read_alike_from_each_li
         assert column.astype(str).tolist() == other[name].astype(column.dtype).astype(str).tolist(), name
 
 
+def test_lazy_frames_arrow_tables_and_arrays_are_read_as_frames_are() -> None:
+    frame = pl.DataFrame({"a": range(ROWS), "b": np.linspace(0, 1, ROWS)})
+    expected = {name: column.tolist() for name, column in columns_of(frame).items()}
+
+    for other in (frame.lazy(), frame.to_arrow(), frame.to_pandas(), {name: frame[name].to_numpy() for name in frame.columns}):
+        assert {name: column.tolist() for name, column in columns_of(other).items()} == expected
+
+
 def test_a_named_index_is_a_column_and_an_unnamed_one_is_not() -> None:
     frame = pd.DataFrame({"a": range(ROWS)}, index=pd.Index(range(ROWS), name="day"))
 
