@@ -214,6 +214,20 @@ def test_no_more_publications_are_open_than_are_allowed_and_idle_ones_make_room(
     assert not left.exists()
 
 
+def test_a_disk_that_is_nearly_full_takes_no_payloads_and_keeps_what_was_sent(
+    here: Asked, signed: Signed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = str(begin(here, signed)["id"])
+    (first, data), *_ = signed.payloads.items()
+    sent = here.ask("PUT", f"/publications/{number}/payloads/{first.hex()}", "publisher", content=data, headers=RAW)
+    monkeypatch.setattr("hub.operations.publications.ROOM_BYTES", 2**60)
+    full = here.ask("PUT", f"/publications/{number}/payloads/{first.hex()}", "publisher", content=data, headers=RAW)
+    missing = here.get(f"/publications/{number}", "publisher")["missing"]
+
+    assert (sent.status_code, full.status_code, full.json()["code"]) == (204, 507, Code.DISK_FULL)
+    assert first.hex() not in missing
+
+
 class Clock:
     """Ends the process at one of its durable writes, as a power cut does."""
 
