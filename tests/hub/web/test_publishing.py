@@ -114,17 +114,8 @@ def test_a_release_that_was_signed_elsewhere_is_published_once_all_of_it_is_here
     digest, data = next(iter(signed.payloads.items()))
     assert here.ask("GET", f"/payloads/{digest.hex()}", "publisher").content == data
     assert not list((here.fleet.directory / "uploads").iterdir())
-    assert here.get("/audit?limit=1")["items"][0] | {"id": 0, "at": ""} == {
-        "id": 0,
-        "at": "",
-        "actor": "token:publisher",
-        "kind": "release",
-        "what": "m@2.0.0 was published",
-        "model": "m",
-        "version": "2.0.0",
-        "serial": None,
-        "node": None,
-    }
+    (change,) = here.get("/audit?limit=1")["items"]
+    assert (change["actor"], change["what"], change["version"]) == ("token:publisher", "m@2.0.0 was published", "2.0.0")
 
 
 def test_what_the_team_did_not_sign_is_refused_and_nothing_is_visible(here: Asked, signed: Signed) -> None:
