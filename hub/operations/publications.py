@@ -112,8 +112,13 @@ class Publications:
             raise mismatch(Code.BLOCK_DIGEST, f"bytes of payload {digest.hex()}", expected=size, actual=len(data))
         if (found := sha256(data)) != digest:
             raise mismatch(Code.BLOCK_DIGEST, "payload", expected=digest.hex(), actual=found.hex())
-        with _room(self._folder):
-            durable.write(self._folder / number / digest.hex(), data)
+        if (free := shutil.disk_usage(self._folder).free) < ROOM_BYTES:
+            raise Refused(Code.DISK_FULL, f"the hub has {free} bytes free, and {ROOM_BYTES} stay free: what was sent is kept for a day")
+        try:
+            with _room(self._folder):
+                durable.write(self._folder / number / digest.hex(), data)
+        except FileNotFoundError:  # It was published or dropped meanwhile.
+            raise Refused(Code.REQUEST_UNKNOWN, f"publication {number} has ended meanwhile") from None
 
     def finish(self, fleet: OpenedFleet, number: str, role: bytes, *, breaking: bool) -> Publication:
         """Make a release part of the fleet, by the role that its team has signed. To repeat it does nothing.
