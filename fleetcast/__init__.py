@@ -1,12 +1,38 @@
 """What a program imports, and what hub and node share that does not cross the wire: MQTT, the block server, durable writes, back-off.
 
-`import fleetcast` imports no other package: each name below is looked up when it is first used. `fleetcast.cli` is for the two command
-lines only.
+`import fleetcast` imports no other package: each name below is looked up when it is first used, and code of the hub when a fleet is opened.
+`fleetcast.cli` is for the two command lines only.
+
+    fleet = fleetcast.open("./plant")  # or fleetcast.connect("https://hub.example:8443", token=...)
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fleetcast.fleets.errors import FleetClosed, NotInstalled, NotInTime, RolloutEnded
+    from fleetcast.fleets.fleet import Fleet
+    from fleetcast.fleets.followed import FollowedRollout
+    from fleetcast.fleets.keys import Key
+    from fleetcast.fleets.opening import connect, open  # as `fleetcast.open`
+    from fleetcast.fleets.results import (
+        Done,
+        DriftSignal,
+        DriftStream,
+        Event,
+        Gate,
+        LeftOut,
+        Node,
+        NodeModel,
+        Plan,
+        PlannedLink,
+        PlannedNode,
+        PlannedSite,
+        PublishedRelease,
+        Release,
+        RolloutStatus,
+    )
+    from fleetcast.fleets.tables import Table
+    from fleetcast.hidden_modules import HiddenModule
     from fleetcast.mqtt_connection import BrokerUrl, Connected, Disconnected, Link, Message, Published, Subscribed, TlsFiles, Will
     from schemas.analytics_messages import Alert, Drift, DriftEvidence, MergedWindow
     from schemas.block_request import Want
@@ -28,22 +54,46 @@ __all__ = [
     "Code",
     "Connected",
     "Disconnected",
+    "Done",
     "Drift",
     "DriftEvidence",
+    "DriftSignal",
+    "DriftStream",
+    "Event",
+    "Fleet",
+    "FleetClosed",
     "FleetcastError",
+    "FollowedRollout",
+    "Gate",
+    "HiddenModule",
     "Index",
+    "Key",
+    "LeftOut",
     "Link",
     "Manifest",
     "MergedWindow",
     "Message",
     "ModelBundle",
+    "Node",
+    "NodeModel",
+    "NotInTime",
+    "NotInstalled",
+    "Plan",
+    "PlannedLink",
+    "PlannedNode",
+    "PlannedSite",
     "Published",
+    "PublishedRelease",
     "Receipt",
     "Refused",
+    "Release",
     "Rollout",
+    "RolloutEnded",
+    "RolloutStatus",
     "SealedReceipt",
     "State",
     "Subscribed",
+    "Table",
     "TlsFiles",
     "Topics",
     "TrustBundle",
@@ -52,11 +102,45 @@ __all__ = [
     "Will",
     "Window",
     "__version__",
+    "connect",
     "decode",
     "encode",
+    "open",
 ]
 
 _PLACES = {
+    "fleetcast.fleets.errors": (
+        "FleetClosed",
+        "NotInTime",
+        "NotInstalled",
+        "RolloutEnded",
+    ),
+    "fleetcast.fleets.fleet": ("Fleet",),
+    "fleetcast.fleets.followed": ("FollowedRollout",),
+    "fleetcast.fleets.keys": ("Key",),
+    "fleetcast.fleets.opening": (
+        "connect",
+        "open",
+    ),
+    "fleetcast.fleets.results": (
+        "Done",
+        "DriftSignal",
+        "DriftStream",
+        "Event",
+        "Gate",
+        "LeftOut",
+        "Node",
+        "NodeModel",
+        "Plan",
+        "PlannedLink",
+        "PlannedNode",
+        "PlannedSite",
+        "PublishedRelease",
+        "Release",
+        "RolloutStatus",
+    ),
+    "fleetcast.fleets.tables": ("Table",),
+    "fleetcast.hidden_modules": ("HiddenModule",),
     "fleetcast.mqtt_connection": (
         "BrokerUrl",
         "Connected",
@@ -68,13 +152,35 @@ _PLACES = {
         "TlsFiles",
         "Will",
     ),
-    "schemas.analytics_messages": ("Alert", "Drift", "DriftEvidence", "MergedWindow"),
+    "schemas.analytics_messages": (
+        "Alert",
+        "Drift",
+        "DriftEvidence",
+        "MergedWindow",
+    ),
     "schemas.block_request": ("Want",),
-    "schemas.bundle": ("ModelBundle", "TrustBundle"),
-    "schemas.codec": ("decode", "encode"),
-    "schemas.errors": ("Code", "FleetcastError", "Refused", "Unreachable"),
-    "schemas.manifest": ("Index", "Manifest"),
-    "schemas.receipt": ("Receipt", "SealedReceipt"),
+    "schemas.bundle": (
+        "ModelBundle",
+        "TrustBundle",
+    ),
+    "schemas.codec": (
+        "decode",
+        "encode",
+    ),
+    "schemas.errors": (
+        "Code",
+        "FleetcastError",
+        "Refused",
+        "Unreachable",
+    ),
+    "schemas.manifest": (
+        "Index",
+        "Manifest",
+    ),
+    "schemas.receipt": (
+        "Receipt",
+        "SealedReceipt",
+    ),
     "schemas.rollout": ("Rollout",),
     "schemas.state": ("State",),
     "schemas.topics": ("Topics",),
@@ -93,6 +199,7 @@ if not TYPE_CHECKING:  # with this in sight, a type checker would believe that e
         elif name in _PLACE_OF:
             from importlib import import_module  # noqa: PLC0415
 
+            import_module("fleetcast.hidden_modules").check_not_hidden("schemas")
             found = getattr(import_module(_PLACE_OF[name]), name)
         else:
             raise AttributeError(f"module 'fleetcast' has no attribute {name!r}")

@@ -61,15 +61,36 @@ def pressed() -> bool:
 def held() -> Iterator[None]:
     """Hold Ctrl-C back while what belongs together is done; the exception is raised at the end of the outermost such block.
 
-    What takes long or waits for others does not belong into it.
+    What takes long or waits for others does not belong into it. In a program that is no command of ours, such as a notebook, its
+    own handler gets the interrupt at the end.
     """
     _state.held += 1
     try:
-        yield
+        if _state.is_installed or _state.held > 1 or threading.current_thread() is not threading.main_thread():
+            yield
+        else:
+            with _deferred():
+                yield
     finally:
         _state.held -= 1
     if _state.is_pressed and not _state.held and not _is_handled():
         raise KeyboardInterrupt
+
+
+@contextmanager
+def _deferred() -> Iterator[None]:
+    """Hold SIGINT back from the handler that a program has, and hand it over at the end."""
+    before, came = signal.getsignal(signal.SIGINT), list[tuple[int, FrameType | None]]()
+    if not callable(before):  # It is ignored, or ends the process, or is of a library in C: neither raises an exception.
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            before(*came[-1])
 
 
 def over() -> None:

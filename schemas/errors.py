@@ -130,6 +130,8 @@ class Code(StrEnum):
 class FleetcastError(Exception):
     """Be the base of the two kinds of expected error; the text is a whole sentence for a person."""
 
+    mend = ""  # What mends it, for programs that show it; fleetcast/error_help.py has it for each code.
+
 
 class Refused(FleetcastError):
     """Report that the message or file is wrong: report its code, keep what works, change nothing."""

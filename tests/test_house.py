@@ -27,13 +27,14 @@ ONLY_IN = {
     "ai_edge_litert": {"node/runtimes/litert.py", "hub/publish/litert_model.py"},
     "iotcore": {"hub/service/broker/rumqttd.py"},
     "pyarrow": {
+        "hub/library/materials.py",
         "hub/database/parquet_export.py",
         "hub/publish/csv_table.py",
         "hub/publish/example_release.py",
         "hub/publish/reference_data.py",
     },
     "matplotlib": {"hub/cli/drift_plots.py"},
-    "urllib3": {"hub/alerts/webhooks.py"},
+    "urllib3": {"hub/alerts/webhooks.py", "hub/client/connection.py"},
     # The hub reads its nodes without SQLAlchemy, whose import takes longer than the whole command.
     "sqlite3": {
         "hub/database/sqlite_reader.py",

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +16,14 @@ import click
 from pydantic import ValidationError
 
 from fleetcast.toml_text import parse_toml
-from hub.cli.conversion import converted
 from hub.cli.errors import Ended, Exit
-from hub.cli.options import dir_option, json_option, show, split
+from hub.cli.options import dir_option, json_option, open_store, show, split
 from hub.cli.progress import Tell, progress
-from hub.cli.publish_inputs import fleet_archs, request_for, signature_before
 from hub.cli.publish_report import left_out
 from hub.core.publish.check_rules import BUILT_IN, Check, DeviceProfile, Result, chosen, content_of, judge
 from hub.core.publish.signature_compatibility import Signature, differences
+from hub.operations.conversion import converted
+from hub.operations.release_inputs import fleet_archs, request_for, signature_before
 from hub.publish.block_store import BlockStore
 from hub.publish.blocks import open_blocks
 from hub.publish.check_results import Checks
@@ -163,11 +164,11 @@ def _built(source: Path, blocks: BlockStore, choices: Mapping[str, Any], directo
     fields = _fields(choices)
     if source.suffix.lower() == ".toml":
         release = read_release(
-            source, fields, archs=lambda: fleet_archs(directory) if (directory / SETTINGS_NAME).exists() else frozenset()
+            source, fields, archs=lambda: fleet_archs(open_store(directory)) if (directory / SETTINGS_NAME).exists() else frozenset()
         )
     else:
         release = read_release(None, {**UNPUBLISHED, "model": str(source.absolute()), **fields})
-    release, _ = click.get_current_context().with_resource(converted(release))
+    release, _ = click.get_current_context().with_resource(converted(release, partial(click.echo, err=True)))
     request = replace(request_for(release, tell=report, answers=answers), tries=False)  # Here it runs within a profile's limits only.
     built = build(request, blocks, now=0)
     if request.proves and request.runs_as != FILES and any(built.manifest.golden_of(one) is None for one in built.manifest.variants):

@@ -5,6 +5,7 @@ import click
 from fleetcast.cli.lazy_group import LazyGroup, Verb
 from fleetcast.cli.version_option import version_option
 from hub.cli.completed_names import complete_names
+from hub.cli.remote import hub_options, remember
 
 # The help is each command's own first sentence: a command is imported only when it is called.
 VERBS = {
@@ -41,7 +42,9 @@ VERBS = {
     cls=LazyGroup, package="hub.cli", verbs=VERBS, complete=complete_names, context_settings={"help_option_names": ["-h", "--help"]}
 )
 @version_option
-def command() -> None:
+@hub_options
+@click.pass_context
+def command(context: click.Context, hub_url: str | None, token_file: str | None, ca_file: str | None) -> None:
     """Cast models to a fleet of devices.
 
     Watch what they serve, and learn when their data drifts.
@@ -58,4 +61,11 @@ def command() -> None:
       fleetcast publish model.onnx --name delay --version 1.0.0 \\
         --reference ref.parquet
       fleetcast rollout start delay@1.0.0 --stages 10,50,100 --wait
+
+    \b
+    From another machine, with a token of `fleetcast tokens make`:
+      export FLEETCAST_HUB=https://hub.example:8443
+      export FLEETCAST_TOKEN_FILE=~/.config/fleetcast-token
+      fleetcast rollout status
     """
+    remember(context, hub_url, token_file, ca_file)

@@ -1,6 +1,7 @@
 """`fleetcast deploy`: which deployments a model has, which nodes they decide for; pin, change and remove them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 from fleetcast.cli.list_choice import list_options
 from hub.cli.command_queue import ask, report
 from hub.cli.options import changes_fleet, dir_option, json_option, opened, show
+from hub.cli.remote import WAIT_SECONDS, print_operation, remote
 from hub.core.rollouts import commands
 from hub.operations import rollouts
 from hub.operations.deployed import facts_of, model_of, states_of
@@ -49,6 +51,11 @@ def list_(model: str | None, directory: Path, as_json: bool) -> None:
       fleetcast deploy list
       fleetcast deploy list delay --json
     """
+    if (hub := remote()) is not None:
+        names = [model] if model is not None else [row["model"] for row in hub.models()]
+        rows = [{key: value for key, value in row.items() if key != "serial"} for name in names for row in hub.deployments(name)]
+        _show(rows, as_json=as_json)
+        return
     fleet = opened(directory)
     if model is not None:
         check_model(fleet.repository, model)
@@ -56,6 +63,10 @@ def list_(model: str | None, directory: Path, as_json: bool) -> None:
     names = [name for name in fleet.repository.models() if model in {None, name}]
     rows = [row for name in names for row in deployment_rows(model_of(fleet.repository, name), nodes)]
     fleet.store.close()
+    _show(rows, as_json=as_json)
+
+
+def _show(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     flat = [{**row, "state": f"rolled_back from {row['release']}" if row["state"] == "rolled_back" else row["state"]} for row in rows]
     columns = ["model", "deployment", "priority", "where", "runs", "state", "matched", "decided"]
     show(rows, columns, as_json=as_json, empty="There is no deployment.", in_words=flat)
@@ -88,6 +99,9 @@ def set_(model: str, name: str, directory: Path, as_json: bool, **said: Any) -> 
     """
     given = {key: value for key, value in said.items() if value not in {None, False}}
     wish = commands.read_as(commands.SetDeployment, json.dumps({"name": name, **given}))
+    if (hub := remote()) is not None:
+        print_operation(hub.set_deployment(model, name, given, wait_seconds=WAIT_SECONDS), as_json=as_json)
+        return
     fleet = opened(directory)
     report(rollouts.set_deployment(fleet, model, wish))
     fleet.store.close()
@@ -113,6 +127,9 @@ def remove(model: str, name: str, breaking: bool, directory: Path, as_json: bool
       fleetcast deploy remove delay hold-jfk-2
     """
     wish = commands.read_as(commands.RemoveDeployment, json.dumps({"name": name, **({"breaking": True} if breaking else {})}))
+    if (hub := remote()) is not None:
+        print_operation(hub.remove_deployment(model, name, breaking=breaking, wait_seconds=WAIT_SECONDS), as_json=as_json)
+        return
     fleet = opened(directory)
     report(rollouts.remove_deployment(fleet, model, wish))
     fleet.store.close()

@@ -10,6 +10,7 @@ from fleetcast.cli.list_choice import list_options
 from hub.cli.drift_explain import explain
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import check_model, dir_option, json_option, open_store, show
+from hub.cli.remote import remote
 from hub.cli.time_arguments import MOMENT, iso
 from hub.core.drift import shift_size
 from hub.core.rollouts import active_alarms
@@ -48,6 +49,11 @@ def drift(ctx: click.Context, model: str | None, cohort: str | None, since: int 
     """
     if ctx.invoked_subcommand is not None:
         return
+    if (hub := remote()) is not None:
+        if since is not None:
+            raise click.UsageError("--since needs the fleet's folder; over the API: fleetcast watch --history --kind drift")
+        _show([_told(row) for row in hub.drift(model, cohort)], COLUMNS, as_json=as_json, empty="No interval has been tested yet.")
+        return
     repository = Repository(directory / "trust")
     if model is not None:
         check_model(repository, model)
@@ -57,16 +63,20 @@ def drift(ctx: click.Context, model: str | None, cohort: str | None, since: int 
     lasting = any(row["alarm"] for row in rows)
     if since is not None:
         rows = _history(findings, rows, model, cohort, since)
+    columns, empty = (COLUMNS, "No interval has been tested yet.") if since is None else (HISTORY_COLUMNS, "Nothing drifts.")
+    _show(rows, columns, as_json=as_json, empty=empty, lasting=lasting)
+
+
+def _show(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, as_json: bool, empty: str, lasting: bool | None = None) -> None:
     table = [{**row, **_for_people(row)} for row in rows]
-    show(
-        rows,
-        COLUMNS if since is None else HISTORY_COLUMNS,
-        as_json=as_json,
-        empty="Nothing drifts." if since else "No interval has been tested yet.",
-        in_words=table,
-    )
-    if lasting:
+    show(rows, columns, as_json=as_json, empty=empty, in_words=table)
+    if lasting if lasting is not None else any(row["alarm"] for row in rows):
         raise Ended(Exit.DRIFTS, "an alarm lasts", printed=True)
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of the API as the folder has it."""
+    return {name: value for name, value in row.items() if name != "reason" or value is not None}
 
 
 drift.add_command(explain)

@@ -1,5 +1,7 @@
 """`fleetcast history`: changes of the fleet with their actors, the newest first."""
 
+from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import click
 
 from fleetcast.cli.list_choice import choice, list_options
 from hub.cli.options import dir_option, json_option, open_store, show
+from hub.cli.remote import remote
 from hub.cli.time_arguments import MOMENT, iso
 from hub.database.rows import EventRow
 
@@ -34,6 +37,11 @@ def history(model: str | None, node: str | None, since: int | None, limit: int, 
       fleetcast history --model delay --since 7d
       fleetcast history --node gateway-17 --json
     """
+    if (hub := remote()) is not None:
+        seen = islice(hub.audit(model=model, node=node, since=since), limit)
+        asked = [{**row, "at": iso(int(datetime.fromisoformat(row["at"]).timestamp()))} for row in seen]
+        show(asked, ["at", "actor", "kind", "what"], as_json=as_json, empty="Nothing was changed.")
+        return
     found = open_store(directory).changes(since=since, limit=READ_MAX)
     rows = [_row(one) for one in found if (model is None or one.body.get("model") == model) and (node is None or node in _nodes(one))]
     show(choice().arranged(rows)[:limit], ["at", "actor", "kind", "what"], as_json=as_json, empty="Nothing was changed.")
@@ -44,5 +52,5 @@ def _nodes(event: EventRow) -> tuple[Any, ...]:
 
 
 def _row(event: EventRow) -> dict[str, Any]:
-    named = {name: event.body.get(name) for name in ("model", "version", "serial", "rollout", "node")}
+    named = {name: event.body.get(name) for name in ("model", "version", "serial", "rollout", "node", "before", "after", "reason", "why")}
     return {"id": event.id, "at": iso(event.at), "actor": event.actor, "kind": event.kind, "what": event.text, **named}

@@ -24,6 +24,7 @@ from hub.cli.options import (
     show_one,
 )
 from hub.cli.releases import of_group
+from hub.cli.remote import remote
 from hub.cli.removal import confirm, own_payloads, yes_option
 from hub.operations.release_rows import manifests, model_rows, nodes_serving, present_deployments
 from hub.publish.blocks import open_blocks
@@ -55,7 +56,8 @@ def models(ctx: click.Context, directory: Path, as_json: bool) -> None:
     if ctx.invoked_subcommand is not None:
         ctx.obj = directory
         return
-    rows = model_rows(opened(directory))
+    hub = remote()
+    rows = list(hub.models()) if hub is not None else model_rows(opened(directory))
     show(rows, ["model", "releases", "newest", "rollout", "nodes_serving"], as_json=as_json, empty="There is no model.")
 
 

@@ -5,6 +5,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,12 @@ import click
 from fleetcast.cli.terminal_text import plain
 from fleetcast.counted import counted, verb
 from hub.cli.options import changes_fleet, dir_option, hub_runs, json_option, opened, show_one
+from hub.cli.remote import WAIT_SECONDS, print_answer, remote
 from schemas.names import check_name
 
 if TYPE_CHECKING:  # `nodes list`, which is beside these commands, takes less time than to import what they need.
-    from hub.core.nodes.device_settings import Move, SetNodeSettings
-    from hub.operations.node_changes import Effect
-    from schemas.deployments import Deployment
+    from hub.client.hub_client import HubClient
+    from hub.core.nodes.device_settings import SetNodeSettings
 
 NODES_PER_SECOND = 20.0  # How many nodes' settings a hub signs on a slow disk.
 SWITCHES = {"on": True, "off": False}
@@ -122,9 +123,12 @@ def settings(node: str, directory: Path, as_json: bool) -> None:
       fleetcast nodes settings gateway-17
       fleetcast nodes settings gateway-17 --json
     """
-    from hub.operations.node_changes import settings_row  # noqa: PLC0415  # with SQLAlchemy, which --help does without
+    if (hub := remote()) is not None:
+        found = hub.node_settings(check_name("node", node)).row
+    else:
+        from hub.operations.node_changes import settings_row  # noqa: PLC0415  # with SQLAlchemy, which --help does without
 
-    found = settings_row(opened(directory), node)
+        found = settings_row(opened(directory), node)
     show_one(found if as_json else {name: _in_words(value) for name, value in found.items()}, as_json=as_json)
 
 
@@ -187,14 +191,18 @@ def _wish(node: str | None, where: str | None, **fields: Any) -> "SetNodeSetting
 
 
 def _change(directory: Path, wish: "SetNodeSettings", *, yes: bool, as_json: bool) -> None:
+    if (hub := remote()) is not None:
+        _change_remote(hub, wish, yes=yes, as_json=as_json)
+        return
     from hub.cli.command_queue import ANSWER_SECONDS, answered  # noqa: PLC0415
     from hub.database.node_commands import NodeCommands  # noqa: PLC0415  # with SQLAlchemy, which --help does without
-    from hub.operations.node_changes import effect_of, move_row  # noqa: PLC0415
+    from hub.operations.node_changes import effect_of, effect_row, move_row  # noqa: PLC0415
 
     fleet = opened(directory)
     effect = effect_of(fleet, wish)
+    rows = [effect_row(model, one) for model, found in effect.moves.items() for one in found]
     _warn_of_access_lists(directory)
-    _announce(effect, wish, yes=yes)
+    _announce(Announced(effect.nodes, effect.known, effect.keep_labels, rows), wish, yes=yes)
     commands = NodeCommands(fleet.store.database)
     number = commands.add(wish)
     moved = [move_row(model, one) for model, found in effect.moves.items() for one in found]
@@ -212,6 +220,31 @@ def _change(directory: Path, wish: "SetNodeSettings", *, yes: bool, as_json: boo
     click.echo(json.dumps({**facts, "state": "done", "text": text}, indent=2) if as_json else plain(text))
 
 
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """Hold what a change will do, as it is shown before it is made."""
+
+    nodes: Sequence[str]
+    known: int
+    keep_labels: Sequence[str]
+    moves: Sequence[Mapping[str, Any]]
+
+
+def _change_remote(hub: "HubClient", wish: "SetNodeSettings", *, yes: bool, as_json: bool) -> None:
+    given = wish.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+    found = hub.settings_effect(given)
+    effect = Announced(found["nodes"], found["known"], found["keep_labels"], found["moves"])
+    _announce(effect, wish, yes=yes)
+    seconds = max(WAIT_SECONDS, len(effect.nodes) / NODES_PER_SECOND)
+    if wish.node is not None:
+        del given["node"]
+        done = hub.set_node_settings(wish.node, given, wait_seconds=seconds)
+    else:
+        done = hub.set_settings_of_nodes(given, wait_seconds=seconds)
+    moves = [{name: value for name, value in one.items() if name != "before_release"} for one in effect.moves]
+    print_answer(done, as_json=as_json, nodes=len(effect.nodes), moves=moves)
+
+
 def _warn_of_access_lists(directory: Path) -> None:
     """Warn where mosquitto may keep settings from the nodes that they are for."""
     from hub.service.broker import access_lists  # noqa: PLC0415
@@ -222,7 +255,7 @@ def _warn_of_access_lists(directory: Path) -> None:
         click.echo(f"warning: {access_lists.in_words(rules)}", err=True)
 
 
-def _announce(effect: "Effect", wish: "SetNodeSettings", *, yes: bool) -> None:
+def _announce(effect: Announced, wish: "SetNodeSettings", *, yes: bool) -> None:
     """Say what will change, and ask where there is somebody to ask."""
     what = (
         f"node {wish.node}"
@@ -235,7 +268,10 @@ def _announce(effect: "Effect", wish: "SetNodeSettings", *, yes: bool) -> None:
         keep = f"{counted(keepers, 'node')} {verb(keepers, 'accept')}"
         names, whose = ", ".join(effect.keep_labels[:3]), "its own file" if keepers == 1 else "their own files"
         click.echo(plain(f"warning: {keep} no labels from the hub, by {whose}: {names}"), err=True)
-    lines = [line for model, found in effect.moves.items() for line in _lines(model, found)]
+    by_model: dict[str, list[Mapping[str, Any]]] = {}
+    for one in effect.moves:
+        by_model.setdefault(str(one["model"]), []).append(one)
+    lines = [line for model, found in by_model.items() for line in _lines(model, found)]
     for line in lines[:LINES_MAX]:
         click.echo(plain(line), err=True)
     if len(lines) > LINES_MAX:
@@ -244,11 +280,12 @@ def _announce(effect: "Effect", wish: "SetNodeSettings", *, yes: bool) -> None:
         click.confirm("Go on?", abort=True, err=True)
 
 
-def _lines(model: str, moves: "Sequence[Move]") -> list[str]:
-    counts = Counter((_title(one.before), _title(one.after)) for one in moves)
+def _lines(model: str, moves: Sequence[Mapping[str, Any]]) -> list[str]:
+    titles = [(_title(one["before"], one["before_release"]), _title(one["after"], one["release"])) for one in moves]
+    counts = Counter(titles)
     first: dict[tuple[str | None, str | None], str] = {}
-    for one in moves:
-        first.setdefault((_title(one.before), _title(one.after)), one.node)
+    for title, one in zip(titles, moves, strict=True):
+        first.setdefault(title, str(one["node"]))
     return [
         f"{model}: for {first[(before, after)] if count == 1 else counted(count, 'node')} {_movement(before, after)}"
         for (before, after), count in counts.items()
@@ -262,5 +299,5 @@ def _movement(before: str | None, after: str | None) -> str:
     return f"{after} will decide" + (f", and no longer {before}" if before is not None else "; none decides now")
 
 
-def _title(deployment: "Deployment | None") -> str | None:
-    return f"deployment {deployment.name} ({deployment.release.version})" if deployment is not None else None
+def _title(deployment: str | None, version: str | None) -> str | None:
+    return f"deployment {deployment} ({version})" if deployment is not None else None

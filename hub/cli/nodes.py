@@ -3,10 +3,11 @@
 import re
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,6 +29,7 @@ from hub.cli.options import (
     show,
     show_one,
 )
+from hub.cli.remote import remote
 from hub.core.rollouts.duplicates import OVER_SECONDS
 from hub.core.rollouts.parameters import in_words as parameter_in_words
 from hub.core.rollouts.refusals import SITE, in_words
@@ -40,11 +42,15 @@ from schemas.limits import MIB
 from schemas.names import RESERVED_NODES, check_name
 from schemas.state import Finding, State
 
+if TYPE_CHECKING:
+    from hub.client.hub_client import HubClient
+
 LEDGER = ("planned", "received", "reused", "wasted")
 
 
 NODE_COMMANDS = ("list", "forget", "replace")
 PAGE = 100  # Nodes of one table.
+ONLY_REMOTE = frozenset({"state", "code", "sentence", "deployments"})  # What the API says of a node besides.
 WAIT_HOURS = 24  # how long new hardware is waited for
 
 
@@ -116,16 +122,19 @@ def list_(node: str | None, where: str | None, after: str, limit: int | None, di
       fleetcast nodes gateway-17 --json
     """
     wanted, limit = choice(), limit or (ALL if as_json else PAGE)
+    if (hub := remote()) is not None:
+        _list_remote(hub, node, where, after, limit, as_json=as_json)
+        return
     page = node_page(directory, node=node, after=after, limit=ALL if where is not None or wanted.sort else limit + 1)
     marks = node_marks(directory)
     if node is not None and not page.nodes:
         raise _unknown(node, marks.get(node, NodeMarks()))
-    nobody, of = "No node has reported yet." if not page.total else f"No node's name comes after {after!r}.", page.total
+    empty, of = "No node has reported yet." if not page.total else f"No node's name comes after {after!r}.", page.total
     listed = list(page.nodes)
     if where is not None:
         from hub.operations.node_classes import matching  # noqa: PLC0415  # SQLAlchemy takes longer to import than the list without it
 
-        names, nobody = matching(opened(directory), where)
+        names, empty = matching(opened(directory), where)
         listed = [row for row in listed if row.node in names]
         of = len(names)
     is_more, listed = len(listed) > limit, listed if wanted.sort else listed[:limit]
@@ -134,16 +143,62 @@ def list_(node: str | None, where: str | None, after: str, limit: int | None, di
     findings = findings_by_node(directory, states, lambda: open_store(directory))
     rows = [node_row(row, states[row.node], serving, findings[row.node], marks.get(row.node, NodeMarks())) for row in listed]
     if node is not None:
-        one = rows[0]
-        show_one(one if as_json else {**one, **_details(one)}, as_json=as_json)
+        _show_node(rows[0], as_json=as_json)
         return
     rows = wanted.arranged(rows)[:limit]
+    waiting = {name: one.expected_until for name, one in marks.items() if one.expected_until is not None}
+    listing = Listing(rows, of=of, is_more=is_more, where=where, nobody=empty, waiting=waiting)
+    _show_nodes(listing, {name: state.software for name, state in states.items()}, findings, as_json=as_json)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Hold a page of nodes, and of how many it is one."""
+
+    rows: Sequence[Mapping[str, Any]]
+    of: int
+    is_more: bool
+    where: str | None
+    nobody: str
+    waiting: Mapping[str, int]
+
+
+def _list_remote(hub: "HubClient", node: str | None, where: str | None, after: str, limit: int, *, as_json: bool) -> None:
+    from hub.core.rollouts.node_filter import nobody  # noqa: PLC0415  # the list of a folder does without
+    from schemas.selectors import NodeFacts  # noqa: PLC0415
+
+    if node is not None:
+        _show_node(_told(hub.node(check_name("node", node))), as_json=as_json)
+        return
+    wanted = choice()
+    found, total = hub.nodes_page(where, after=after, limit=ALL if wanted.sort else limit + 1)
+    rows = [_told(row) for row in found]
+    everybody = list(hub.nodes()) if not rows else []
+    nobody_in = [NodeFacts(one["node"], one["labels"], one["arch"] or "") for one in everybody]
+    empty = nobody(where, nobody_in) if where is not None else "No node has reported yet." if not everybody else ""
+    is_more, rows = len(rows) > limit, wanted.arranged(rows)[:limit]
+    findings = {row["node"]: tuple(Finding(**one) for one in row["findings"]) for row in rows}
+    listing = Listing(rows, of=total, is_more=is_more, where=where, nobody=empty or f"No node's name comes after {after!r}.", waiting={})
+    _show_nodes(listing, {row["node"]: row["software"] for row in rows}, findings, as_json=as_json)
+
+
+def _told(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a node of the API as the folder has it."""
+    return {name: value for name, value in row.items() if name not in ONLY_REMOTE}
+
+
+def _show_node(one: Mapping[str, Any], *, as_json: bool) -> None:
+    show_one(one if as_json else {**one, **_details(one)}, as_json=as_json)
+
+
+def _show_nodes(listing: Listing, software: Mapping[str, str], findings: Mapping[str, Sequence[Finding]], *, as_json: bool) -> None:
+    rows, of, where, is_more = listing.rows, listing.of, listing.where, listing.is_more
     flat = [{**row, "serves": [_in_words(one) for one in row["models"]], "status": _status(row)} for row in rows]
     show(
         rows,
         ["node", "status", "last_seen", "cohort", "serves", "software"],
         as_json=as_json,
-        empty=nobody,
+        empty=listing.nobody,
         in_words=flat,
     )
     if not as_json:
@@ -157,19 +212,18 @@ def list_(node: str | None, where: str | None, after: str, limit: int | None, di
         two = [_two_devices(row) for row in rows if row["duplicate_since"] and not row["other_key_since"]]
         lines = [*others, *two, *lines]
         which = "Nodes" if len(rows) == of else "The nodes shown"
-        mixed = builds(((name, state.software) for name, state in states.items()), which=which)
+        mixed = builds(software.items(), which=which)
         for line in [*shortened(lines, mend="`fleetcast nodes --json` has all of them"), *([mixed] if mixed else [])]:
             click.echo(plain(line))
-        if is_more and wanted.sort:
+        if is_more and choice().sort:
             click.echo(f"{len(rows)} of {of} nodes are shown; --limit shows more", err=True)
         elif is_more:
             same = f" --where {shlex.quote(where)}" if where is not None else ""
             click.echo(
                 plain(f"{len(rows)} of {of} nodes are shown; the next: fleetcast nodes list{same} --after {rows[-1]['node']}"), err=True
             )
-    waiting = {name: one.expected_until for name, one in marks.items() if one.expected_until is not None}
-    if waiting and not as_json:
-        for name, until in sorted(waiting.items()):
+    if not as_json:
+        for name, until in sorted(listing.waiting.items()):
             click.echo(f"{name} waits for new hardware until {moment(until)}.", err=True)
 
 
@@ -213,6 +267,9 @@ def forget(node: str, directory: Path, passphrase_file: Path | None, as_json: bo
       fleetcast nodes forget gateway-17
       fleetcast nodes forget gateway-17 --json
     """
+    if (hub := remote()) is not None:
+        show_one({**hub.forget_node(check_name("node", node)), "hub": "it refuses the node from now on"}, as_json=as_json)
+        return
     from hub.cli.enroll import revoke_everything  # noqa: PLC0415  # with SQLAlchemy, which the list does without
     from hub.database.device_lives import DeviceLives  # noqa: PLC0415
     from hub.operations.forgetting import check_known  # noqa: PLC0415
@@ -223,8 +280,8 @@ def forget(node: str, directory: Path, passphrase_file: Path | None, as_json: bo
     revoked = revoke_everything(directory, fleet.store.database, node, passphrase_file)
     facts = {"node": node, "certificates_revoked": revoked.certificates, "tokens_withdrawn": revoked.tokens}
     runs = hub_runs(directory)
-    hub = "it refuses the node from now on" if runs else "none runs here; it refuses the node when it is started"
-    show_one({**facts, "hub": hub}, as_json=as_json)
+    sentence = "it refuses the node from now on" if runs else "none runs here; it refuses the node when it is started"
+    show_one({**facts, "hub": sentence}, as_json=as_json)
 
 
 @nodes.command()

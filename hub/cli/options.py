@@ -1,12 +1,8 @@
 """Options that several commands share, and how they print."""
 
-import getpass
-import json
-import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +10,17 @@ import click
 
 from fleetcast.cli import table_output
 from fleetcast.cli.table_output import Lines, json_option, show_one
-from hub.database.place import SQLITE_NAME, place_of
+from hub.cli.remote import check_command, is_remote
+from hub.database.place import SQLITE_NAME
+from hub.operations import opening
 from hub.operations.opened_fleet import check_model
-from schemas.errors import Code, Refused, Unreachable
+from hub.operations.opening import ACTOR_CHARACTERS_MAX, database_url, hub_runs, is_actor, room_for_database, system_user
+from schemas.errors import Code, Refused
 
 if TYPE_CHECKING:
     from hub.database.rows import NodeMarks, NodePage
     from hub.database.store import Store
     from hub.operations.opened_fleet import OpenedFleet
-    from hub.settings import HubSettings
 
 __all__ = [  # `Lines`, `json_option` and `show_one` are shared with the device's commands
     "Lines",
@@ -41,13 +39,22 @@ __all__ = [  # `Lines`, `json_option` and `show_one` are shared with the device'
     "split",
 ]
 
-PASSPHRASE_CHARACTERS_MAX = 4096  # more than any key takes, and /dev/zero does not fill the memory
 PAGE_NAMES_MAX = 1000  # Names in one question to the database.
-DATABASE_BYTES_MIN = 256 * 1024  # Free bytes below which a failed write of the database means a full disk.
+
+
+def _folder(context: click.Context, _: click.Parameter, value: Path) -> Path:
+    check_command(context)
+    return value
 
 
 dir_option = click.option(
-    "--dir", "directory", type=click.Path(path_type=Path, file_okay=False), envvar="FLEETCAST_DIR", default=".", help="Folder of the fleet."
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="FLEETCAST_DIR",
+    default=".",
+    callback=_folder,
+    help="Folder of the fleet.",
 )
 passphrase_option = click.option(
     "--passphrase-file",
@@ -58,28 +65,22 @@ passphrase_option = click.option(
 
 
 ACTOR = "fleetcast.actor"
-ACTOR_CHARACTERS_MAX = 64
 
 
 def _remember_actor(context: click.Context, _: click.Parameter, value: str | None) -> None:
-    name = value if value is not None else _system_user()
-    if not name.strip() or len(name) > ACTOR_CHARACTERS_MAX or not name.isprintable():
+    if is_remote() and context.get_parameter_source("actor") is click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError("--actor goes with a fleet's folder: a hub records the name of the token")
+    name = value if value is not None else system_user()
+    if not is_actor(name):
         raise click.UsageError(f"--actor must be 1 to {ACTOR_CHARACTERS_MAX} printable characters")
     context.find_root().meta[ACTOR] = name
-
-
-def _system_user() -> str:
-    try:
-        return getpass.getuser()[:ACTOR_CHARACTERS_MAX]
-    except (OSError, KeyError, ImportError):  # a container's user without a name
-        return f"uid {os.getuid()}"
 
 
 def actor() -> str:
     """Return the name under which the running command changes the fleet; the database keeps it with what was done."""
     context = click.get_current_context(silent=True)
     found: str | None = context.find_root().meta.get(ACTOR) if context is not None else None
-    return found or _system_user()
+    return found or system_user()
 
 
 # For every command that changes a fleet. The command takes no argument: what it writes has the name of `actor()`.
@@ -101,14 +102,11 @@ def passphrase(path: Path | None, *, confirm: bool = False) -> bytes:
         Refused: the file cannot be read or is empty, or there is nobody to ask.
     """
     if path is not None:
-        try:
-            with path.open() as file:
-                first = file.readline(PASSPHRASE_CHARACTERS_MAX).rstrip("\r\n")  # spaces belong to it, as they do where it is typed
-        except (OSError, UnicodeDecodeError) as error:
-            raise Refused(Code.KEY_UNREADABLE, f"passphrase file {path}: {getattr(error, 'strerror', None) or error}") from None
+        secret = opening.read_passphrase(path)
         if path.stat().st_mode & 0o077:
             click.echo(f"warning: {path} can be read by others; chmod 600 it", err=True)
-    elif sys.stdin.isatty():
+        return secret
+    if sys.stdin.isatty():
         first = str(click.prompt("Passphrase of the fleet's keys", hide_input=True, confirmation_prompt=confirm, err=True))
     else:
         raise Refused(Code.KEY_UNREADABLE, "the passphrase cannot be asked for without a terminal: give --passphrase-file")
@@ -124,14 +122,7 @@ def open_store(directory: Path) -> "Store":
         Refused: there is no fleet in this folder, its database is of an earlier version, or the disk has no room.
         Unreachable: the database does not answer.
     """
-    from hub.database.store import Store  # noqa: PLC0415  # SQLAlchemy takes a third of a second to import; --help does not need it
-    from hub.settings import load  # noqa: PLC0415
-
-    store = Store(database_url(directory, load(directory)))
-    store.database.actor = actor()
-    with room_for_database(directory):
-        store.open()
-    return store
+    return opening.open_store(directory, actor())
 
 
 def opened(directory: Path) -> "OpenedFleet":
@@ -141,11 +132,7 @@ def opened(directory: Path) -> "OpenedFleet":
         Refused: there is no fleet in this folder, its database is of another version, or the disk has no room.
         Unreachable: the database does not answer.
     """
-    from hub.operations.opened_fleet import OpenedFleet  # noqa: PLC0415  # with SQLAlchemy and TUF
-    from hub.settings import load  # noqa: PLC0415
-    from hub.signing.tuf_repository import Repository  # noqa: PLC0415
-
-    return OpenedFleet(directory, load(directory), open_store(directory), Repository(directory / "trust"))
+    return opening.open_fleet(directory, actor())
 
 
 ALL = 2**62  # As many nodes as there are.
@@ -202,42 +189,6 @@ def split(release: str) -> tuple[str, str]:
     if not version:
         raise click.UsageError(f"{release!r} must be MODEL@VERSION, such as delay@1.2.0")
     return model, version
-
-
-@contextmanager
-def room_for_database(directory: Path) -> Iterator[None]:
-    """Report a full disk as such: SQLite says "disk I/O error" when there is no room for its scratch files.
-
-    Raises:
-        Refused: the disk has no room.
-    """
-    try:
-        yield
-    except Unreachable as error:
-        if shutil.disk_usage(directory).free < DATABASE_BYTES_MIN:
-            raise Refused(Code.DISK_FULL, f"no room for the database in {directory}: {error}") from error
-        raise
-
-
-def database_url(directory: Path, settings: "HubSettings") -> str:
-    """Return the URL of a fleet's database.
-
-    Raises:
-        Refused: the file with its password cannot be read.
-    """
-    return place_of(directory, settings.database_url, settings.database_password_file)
-
-
-def hub_runs(directory: Path) -> bool:
-    """Return whether a hub serves this fleet on this machine now."""
-    try:
-        pid = int(json.loads((directory / "hub.ready").read_text())["pid"])
-        os.kill(pid, 0)
-    except PermissionError:
-        return True  # it runs, as another user
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return True
 
 
 def show(

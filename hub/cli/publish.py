@@ -1,52 +1,41 @@
 """`fleetcast publish`: from a model file to a signed release."""
 
-import os
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fleetcast import interrupts
 from fleetcast.cli.grouped_options import GroupedCommand
-from fleetcast.disk_room import FULL
-from hub.cli.conversion import converted
-from hub.cli.options import changes_fleet, dir_option, hub_runs, json_option, open_store, passphrase, passphrase_option, show_one
-from hub.cli.progress import Reporter, progress
-from hub.cli.publish_inputs import block_bytes_for, earlier_nodes, fleet_archs, release_before, request_for, with_parents
+from hub.cli.options import (
+    changes_fleet,
+    dir_option,
+    hub_runs,
+    json_option,
+    open_store,
+    opened,
+    passphrase,
+    passphrase_option,
+    show_one,
+)
+from hub.cli.progress import progress
 from hub.cli.publish_preview import as_fields, confirming
 from hub.cli.publish_report import absent_archs, left_out, show_variants, summary, variants
-from hub.publish.block_store import BlockStore
-from hub.publish.blocks import open_blocks
+from hub.cli.remote import remote
+from hub.operations import publishing
+from hub.operations.conversion import converted
+from hub.operations.release_inputs import fleet_archs
+from hub.operations.release_rows import block_count
 from hub.settings import load
-from hub.signing.key_places import present
 from hub.signing.keys import load_signer
-from hub.signing.tuf_repository import Repository
-from schemas import codec
-from schemas.errors import Code, FleetcastError, Refused
 from schemas.limits import BLOCK_BYTES_MAX, MIB
-from schemas.manifest import Manifest
-from schemas.names import check_name, check_version, sha256
+from schemas.names import check_name, check_version
 
 if TYPE_CHECKING:
-    from securesystemslib.signer import Signer
-
-    from hub.core.publish.preview import Preview
-    from hub.core.publish.signature_compatibility import Signature
-    from hub.publish.builder import BuiltRelease
-    from hub.publish.publish_request import FeatureOrder
+    from hub.client.hub_client import HubClient
     from hub.publish.release_file import ReleaseFile
-
-
-SIGNING_BYTES = 1 * MIB  # a manifest (64 KiB at the most), two roles, the database's scratch files; all of them rounded up by the disk
-
 
 GROUPS = {  # Sections of --help, with the names of their parameters.
     "Release": (
@@ -75,7 +64,7 @@ GROUPS = {  # Sections of --help, with the names of their parameters.
     "Golden inputs and limits": ("golden", "no_proof", "fix_shapes", "latency_ms_max", "memory_mib_max", "probation_seconds"),
     "Variants": ("variants", "held_out", "truth", "calibration", "sparsity", "loss_max", "all_or_none"),
     "Delivery": ("block_bytes",),
-    "Fleet, signing and output": ("actor", "directory", "passphrase_file", "yes", "as_json"),
+    "Fleet, signing and output": ("team_key", "actor", "directory", "passphrase_file", "yes", "as_json"),
 }
 
 
@@ -202,12 +191,27 @@ GROUPS = {  # Sections of --help, with the names of their parameters.
 @click.option(
     "--breaking", is_flag=True, help="Publish even if programs that use the newest release below this version would not work with it."
 )
+@click.option(
+    "--team-key",
+    envvar="FLEETCAST_TEAM_KEY",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Key that signs the release. The default is keys/team.pem in the fleet's folder.",
+)
 @changes_fleet
 @dir_option
 @passphrase_option
 @click.option("--yes", is_flag=True, help="Do not ask at a terminal before the release is signed.")
 @json_option
-def publish(source: Path, directory: Path, passphrase_file: Path | None, breaking: bool, yes: bool, as_json: bool, **said: Any) -> None:
+def publish(
+    source: Path,
+    team_key: Path | None,
+    directory: Path,
+    passphrase_file: Path | None,
+    breaking: bool,
+    yes: bool,
+    as_json: bool,
+    **said: Any,
+) -> None:
     """Build, sign and store a release.
 
     A running hub announces the release within a second.
@@ -240,26 +244,30 @@ def publish(source: Path, directory: Path, passphrase_file: Path | None, breakin
       fleetcast publish model.joblib --name iris --version 1.0.0 \\
         --reference ref.csv
     """
+    if (hub := remote()) is not None:
+        _publish_remote(
+            hub, source, said, team_key or directory / "keys" / "team.pem", passphrase_file, breaking=breaking, yes=yes, as_json=as_json
+        )
+        return
     load(directory)  # says so when there is no fleet
-    release = _read(source, said, directory)
-    repository = Repository(directory / "trust")
+    release = _read(source, said, partial(_archs_of, directory))
     secret = passphrase(passphrase_file)
-    release, steps = click.get_current_context().with_resource(converted(release))
-    team = load_signer(directory / "keys" / "team.pem", secret)
-    targets = _delegator(repository, directory, release.name, secret)
-    if release.version in repository.releases(release.name):
-        with progress() as tell:
-            built = _rebuild(repository, directory, release, tell)
-    else:
-        asks = not (yes or as_json) and sys.stdin.isatty() and sys.stderr.isatty()
-        shown = partial(confirming, release=f"{release.name} {release.version}", asks=asks, as_json=as_json)
-        built = _publish(repository, directory, release, team=team, targets=targets, breaking=breaking, confirms=shown)
+    release, steps = click.get_current_context().with_resource(converted(release, partial(click.echo, err=True)))
+    team = load_signer(team_key or directory / "keys" / "team.pem", secret)
+    fleet = opened(directory)
+    targets = publishing.delegator(fleet, release.name, secret)
+    asks = not (yes or as_json) and sys.stdin.isatty() and sys.stderr.isatty()
+    with progress() as tell:
+        confirm = confirming(tell, f"{release.name} {release.version}", asks=asks, as_json=as_json)
+        built = publishing.publish(fleet, release, team=team, targets=targets, breaking=breaking, tell=tell, warn=_warn, confirm=confirm)
+    archs = fleet_archs(fleet.store)
+    fleet.store.close()
     runs = hub_runs(directory)
     limited = any(one.requirements.arch for one in built.manifest.variants)
-    absent = absent_archs(built, fleet_archs(directory)) if limited else []
+    absent = absent_archs(built, archs) if limited else []
     seen = {**as_fields(built.preview), "warnings": [*built.preview.warnings, *absent]}
     show_one(
-        {**summary(built, open_blocks(directory, load(directory))), "newly_delegated": targets is not None, "announced": runs}
+        {**summary(built, block_count(built.manifest, fleet.blocks)), "newly_delegated": targets is not None, "announced": runs}
         | ({"variants": variants(built), "left_out": left_out(built), "conversion": list(steps), **seen} if as_json else {}),
         as_json=as_json,
     )
@@ -269,13 +277,58 @@ def publish(source: Path, directory: Path, passphrase_file: Path | None, breakin
             click.echo("No hub runs here now: the release is announced when one starts.", err=True)
 
 
-def _read(source: Path, said: Mapping[str, Any], directory: Path) -> "ReleaseFile":
+def _archs_of(directory: Path) -> frozenset[str]:
+    return fleet_archs(open_store(directory))
+
+
+def _publish_remote(
+    hub: "HubClient",
+    source: Path,
+    said: Mapping[str, Any],
+    team_key: Path,
+    passphrase_file: Path | None,
+    *,
+    breaking: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Build and sign here, where the team's key is, and send the hub what it does not have."""
+    from hub.operations import remote_publishing  # noqa: PLC0415  # with urllib3, which a folder does without
+
+    named = said["name"]
+
+    def archs() -> frozenset[str]:
+        if named is None:
+            return frozenset()
+        return frozenset(one["arch"] for one in hub.publishing(named)["nodes"] if one["arch"] is not None)
+
+    release = _read(source, said, archs)
+    release, steps = click.get_current_context().with_resource(converted(release, partial(click.echo, err=True)))
+    team = load_signer(team_key, passphrase(passphrase_file))
+    asks = not (yes or as_json) and sys.stdin.isatty() and sys.stderr.isatty()
+    with progress() as tell:
+        confirm = confirming(tell, f"{release.name} {release.version}", asks=asks, as_json=as_json)
+        sent = remote_publishing.publish(hub, release, team=team, breaking=breaking, tell=tell, confirm=confirm)
+    built = sent.built
+    limited = any(one.requirements.arch for one in built.manifest.variants)
+    absent = absent_archs(built, archs()) if limited else []
+    seen = {**as_fields(built.preview), "warnings": [*built.preview.warnings, *absent]}
+    show_one(
+        {**summary(built, sent.blocks), "newly_delegated": False, "announced": True}
+        | ({"variants": variants(built), "left_out": left_out(built), "conversion": list(steps), **seen} if as_json else {}),
+        as_json=as_json,
+    )
+    if not as_json:
+        show_variants(built, absent)
+
+
+def _read(source: Path, said: Mapping[str, Any], archs: Callable[[], frozenset[str]]) -> "ReleaseFile":
     """Read what is to be published: a release file overridden by the options, or the options alone."""
     from hub.publish.release_file import read_release  # noqa: PLC0415
 
     fields = _fields(said)
     if source.suffix.lower() == ".toml":
-        return read_release(source, fields, archs=lambda: fleet_archs(directory))
+        return read_release(source, fields, archs=archs)
     for option in ("name", "version"):
         if option not in fields:
             raise click.UsageError(f"Missing option '--{option}', which is needed without a release file.")
@@ -357,109 +410,5 @@ def _names(said: str | None) -> list[str] | None:
     return [name.strip() for name in said.split(",")] if said else None
 
 
-def _publish(
-    repository: Repository,
-    directory: Path,
-    release: "ReleaseFile",
-    *,
-    team: "Signer",
-    targets: "Signer | None",
-    breaking: bool,
-    confirms: "Callable[[Reporter], Callable[[Preview], None]]",
-) -> "BuiltRelease":
-    """Build, store and sign a release, and add an event for `fleetcast watch`."""
-    model, version = release.name, release.version
-    whole = ExitStack()  # From the first block in its place to the signature: Ctrl-C leaves all of it behind, or nothing.
-    blocks = open_blocks(directory, load(directory), committing=lambda: whole.enter_context(interrupts.held()))
-    with whole, blocks.adding(), _room_to_sign(directory) as give_back:
-        store = open_store(
-            directory
-        )  # Opened before anything is stored: a database that cannot be written is reported while nothing has changed.
-        with progress() as tell:
-            before = (None, None) if breaking else release_before(repository, model, version)
-            built = _build(repository, directory, blocks, release, tell, before=before, confirm=confirms(tell))
-        give_back()
-        if targets is not None:
-            repository.delegate(model, team=team.public_key, targets=targets, now=datetime.now(UTC))
-        repository.add_release(model, version, built.document, team=team, now=datetime.now(UTC))
-        try:
-            store.add_event("release", f"{model}@{version} was published", {"model": model, "version": version})
-        except FleetcastError as error:  # The release is signed and will be announced all the same.
-            click.echo(f"warning: the release is published, but `fleetcast watch` will not show it: {error}", err=True)
-        store.close()
-    return built
-
-
-@contextmanager
-def _room_to_sign(directory: Path) -> Iterator[Callable[[], None]]:
-    """Reserve room on the disk while blocks are stored; it is given back for what is signed after them.
-
-    Without it a disk could be full between the two: blocks would stay that no release names, or a model that is delegated and has none.
-
-    Raises:
-        Refused: there is no such room.
-    """
-    try:
-        with tempfile.TemporaryFile(dir=directory) as held:
-            os.posix_fallocate(held.fileno(), 0, SIGNING_BYTES)
-            yield held.close
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise Refused(Code.DISK_FULL, f"no room in {directory}: a release needs {SIGNING_BYTES} bytes besides its blocks") from error
-
-
-def _delegator(repository: Repository, directory: Path, model: str, secret: bytes) -> "Signer | None":
-    """Return the key that can delegate the model to the team; None where the model is delegated already."""
-    if model in repository.models():
-        return None
-    path = directory / "keys" / "targets.pem"
-    if present(path.with_suffix("")) is None:
-        raise Refused(Code.RELEASE_UNKNOWN, f"model {model!r} is not delegated to any team, and the key that could do so is not at {path}")
-    return load_signer(path, secret)
-
-
-def _rebuild(repository: Repository, directory: Path, release: "ReleaseFile", tell: Reporter) -> "BuiltRelease":
-    """Build a published version again: the same content changes nothing, other content is a conflict. Nothing is stored.
-
-    Raises:
-        Refused: the version is published with other content.
-    """
-    from hub.core.publish.release import same_content  # noqa: PLC0415
-
-    document = repository.manifest(release.name, release.version)
-    before = codec.decode(Manifest, document)
-    proven = any(before.golden_of(variant) is not None for variant in before.variants)
-    with tempfile.TemporaryDirectory() as elsewhere:
-        states = any(variant.joining is not None for variant in before.variants)
-        built = _build(repository, directory, BlockStore(Path(elsewhere)), release, tell, proves=proven, states_joining=states)
-    if not same_content(built.manifest, before):
-        raise Refused(Code.RELEASE_CONFLICT, f"{release.name}@{release.version} is published already, with other content")
-    return replace(built, manifest=before, document=document, digest=sha256(document), stored_bytes=0)
-
-
-def _build(
-    repository: Repository,
-    directory: Path,
-    blocks: BlockStore,
-    release: "ReleaseFile",
-    tell: Reporter,
-    *,
-    before: "tuple[Signature | None, FeatureOrder | None]" = (None, None),
-    confirm: "Callable[[Preview], None] | None" = None,
-    proves: bool = True,
-    states_joining: bool | None = None,
-) -> "BuiltRelease":
-    from hub.publish.builder import build  # noqa: PLC0415  # onnxruntime takes a while to import
-    from hub.publish.golden_run import answers  # noqa: PLC0415
-
-    block_bytes = block_bytes_for(directory, release.block_bytes)
-    if states_joining is None:
-        states_joining = release.state_joining if release.state_joining is not None else not earlier_nodes(directory)
-    request = replace(request_for(release, tell=tell, answers=answers), block_bytes_max=block_bytes, confirm=confirm)
-    request = replace(request, states_joining=states_joining)
-    request = replace(
-        request, predecessor=before[0], order_before=before[1], proves=request.proves and (proves or request.golden_path is not None)
-    )
-    with with_parents(request, repository, directory, parent=release.parent) as whole:
-        return build(whole, blocks, now=int(time.time()))
+def _warn(sentence: str) -> None:
+    click.echo(f"warning: {sentence}", err=True)

@@ -7,8 +7,6 @@ import click
 
 from hub.cli.options import show
 from hub.core.publish.unreachable_variants import never_chosen
-from hub.operations.release_rows import block_count
-from hub.publish.block_store import BlockStore
 
 if TYPE_CHECKING:
     from hub.publish.builder import BuiltRelease
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
 COLUMNS = ["variant", "bytes", "bytes_to_fetch", "metric", "score", "loss", "latency_ms", "speed_up", "golden"]
 
 
-def summary(built: "BuiltRelease", blocks: BlockStore) -> dict[str, Any]:
+def summary(built: "BuiltRelease", blocks: int | None) -> dict[str, Any]:
     """Summarise a release; sizes are those of its first build, which most devices take."""
     manifest, first = built.manifest, built.variants[0]
     return {
@@ -24,7 +22,7 @@ def summary(built: "BuiltRelease", blocks: BlockStore) -> dict[str, Any]:
         "version": manifest.version,
         "digest": built.digest.hex(),
         "bytes": first.file_bytes,
-        "blocks": block_count(manifest, blocks),
+        "blocks": blocks,
         "bytes_to_fetch": first.wire_bytes,  # by a device that has nothing yet
         "bytes_stored": built.stored_bytes,
         "manifest_bytes": len(built.document),

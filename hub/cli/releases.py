@@ -24,6 +24,7 @@ from hub.cli.options import (
     show_one,
     split,
 )
+from hub.cli.remote import remote
 from hub.cli.removal import confirm, own_payloads, yes_option
 from hub.operations.release_rows import manifests, needed_as, nodes_serving, present_deployments, release_rows
 from hub.publish.blocks import open_blocks
@@ -37,7 +38,7 @@ from schemas import codec
 from schemas.deployments import Deployment
 from schemas.errors import Code, Refused
 from schemas.manifest import Manifest
-from schemas.names import sha256
+from schemas.names import sha256, version_key
 
 
 @click.group(cls=ListingGroup)
@@ -61,10 +62,15 @@ def releases(ctx: click.Context, model: str | None, directory: Path, as_json: bo
     if ctx.invoked_subcommand is not None:
         ctx.obj = directory
         return
-    fleet = opened(directory)
-    if model is not None:
-        check_model(fleet.repository, model)
-    rows = release_rows(fleet, model)
+    hub = remote()
+    if hub is not None:
+        names = [model] if model is not None else [row["model"] for row in hub.models()]
+        rows = [row for name in names for row in sorted(hub.releases(name), key=lambda row: version_key(str(row["version"])))]
+    else:
+        fleet = opened(directory)
+        if model is not None:
+            check_model(fleet.repository, model)
+        rows = release_rows(fleet, model)
     columns = ["model", "version", "release", "created", "variants", "bytes", "blocks", "signals", "nodes_serving", "needed_as", "frees"]
     show(rows, columns, as_json=as_json, empty="Nothing has been published.")
 

@@ -2,9 +2,10 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +15,7 @@ from hub.cli.command_queue import LOOK_SECONDS, ask, report
 from hub.cli.errors import Ended, Exit
 from hub.cli.key_values import read_pairs
 from hub.cli.options import changes_fleet, dir_option, json_option, open_store, opened, show, split
+from hub.cli.remote import WAIT_SECONDS, print_operation, remote
 from hub.cli.rollout_status import status
 from hub.cli.time_arguments import DEADLINE, parsed_option
 from hub.core.rollouts import commands, deployments
@@ -24,9 +26,18 @@ from hub.operations.deployed import model_of, release_of
 from hub.operations.opened_fleet import check_model
 from hub.operations.rollout_rows import rollout_row
 from hub.signing.tuf_repository import Repository
+from schemas import codec
+from schemas.deployments import DEFAULT
+from schemas.errors import Code, Refused
+from schemas.manifest import Manifest
 from schemas.windows import parse_windows
 
+if TYPE_CHECKING:
+    from hub.client.hub_client import Action, HubClient
+    from hub.database.store import Store
+
 PERCENT_DIGITS_MAX = 3
+REMOTE_LOOK_SECONDS = 1.0
 ONE_LABEL = "give only one of the two, and begin another rollout for the other"
 
 deployment_option = click.option("--deployment", metavar="NAME", help="Deployment, where the model has several.")
@@ -161,8 +172,9 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
         --set labels.cat=Katze
     """
     model, version = split(release)
-    repository = Repository(directory / "trust")
-    _, manifest = release_of(repository, model, version)
+    hub = remote()
+    document = hub.manifest(model, version) if hub is not None else Repository(directory / "trust").manifest(model, version)
+    manifest = codec.decode(Manifest, document)
     asked_stages = parsed_option("stages", parse_stages, stages)
     windows = {name: parsed_option(name, parse_windows, said[name]) for name in ("activate", "fetch") if said[name] is not None}
     wish = {
@@ -197,6 +209,9 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
         **_given({"activate": windows.get("activate"), "approve": tuple(_approve(said["approve"]))}),
     }
     command = commands.read_as(commands.Start, json.dumps(wish))
+    if hub is not None:
+        _start_remote(hub, model, stages, wish, said, as_json=as_json)
+        return
     fleet = opened(directory)
     prepared = rollouts.start(fleet, model, command, require_check=said["require_check"])
     report(prepared)
@@ -206,7 +221,43 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
         return
     deadline = time.monotonic() + said["timeout_seconds"]
     ask(directory, model, command, as_json=as_json, deadline=deadline)
-    _follow(directory, model, prepared.deployment, version, deadline, as_json)
+    look = partial(_look, open_store(directory), Repository(directory / "trust"), model, prepared.deployment)
+    _follow(look, model, prepared.deployment, version, deadline, as_json, pause_seconds=LOOK_SECONDS)
+
+
+def _start_remote(hub: "HubClient", model: str, stages: str, wish: Mapping[str, Any], said: Mapping[str, Any], *, as_json: bool) -> None:
+    """Start a rollout over the API: the options were checked here, and the fields have the API's names."""
+    where = [*([said["where"]] if said["where"] is not None else []), *(f"{key}={value}" for key, value in wish["labels"].items())]
+    carriage = {"node_bytes_max": said["node_bytes_max"], "full_download": said["full_download"], "priority": said["priority"]}
+    given = {
+        "model": model,
+        "version": wish["version"],
+        "stages": stages,
+        "gate": wish["gate"],
+        "parameters": wish["parameters"],
+        "where": ",".join(where) or None,
+        "approve": list(wish.get("approve", ())),
+        **{name: said[name] for name in ("deployment", "deadline", "activate", "fetch", "breaking", "require_check")},
+        "allow_empty": said["allow_empty"] or said["force"],
+        "supersede": said["supersede"] or said["force"],
+        **carriage,
+    }
+    asked = {name: value for name, value in given.items() if value is not None}
+    deadline = time.monotonic() + said["timeout_seconds"]
+    done = hub.start_rollout(asked, wait_seconds=said["timeout_seconds"] if said["wait"] else WAIT_SECONDS)
+    if not said["wait"]:
+        print_operation(done, as_json=as_json)
+        return
+    print_operation(done, as_json=False)
+    if done.state == "open":
+        raise Ended(Exit.TIMEOUT, "the hub has not obeyed in time; the command stays queued")
+    name = str(done.deployment or said["deployment"] or DEFAULT)
+
+    def look() -> tuple[Mapping[str, Any] | None, bool]:
+        row = next((one for one in hub.rollouts(model) if one["deployment"] == name), None)
+        return row, row is not None and bool(row["reason"])
+
+    _follow(look, model, name, wish["version"], deadline, as_json, pause_seconds=REMOTE_LOOK_SECONDS)
 
 
 def _approve(said: Sequence[str]) -> list[int | str]:
@@ -260,10 +311,13 @@ def set_(
       fleetcast rollout set delay threshold=0.65
       fleetcast rollout set delay labels.cat=Katze --unset threshold
     """
-    fleet = opened(directory)
-    check_model(fleet.repository, model)
     if not values and not unset:
         raise click.UsageError("there is nothing to set: give NAME=VALUE or --unset NAME")
+    if (hub := remote()) is not None:
+        _set_remote(hub, model, values, unset, release, deployment, as_json=as_json)
+        return
+    fleet = opened(directory)
+    check_model(fleet.repository, model)
     version = rollouts.version_in_force(fleet, model, deployment, release)
     allowed = release_of(fleet.repository, model, version)[1].parameters or ()
     given = {"version": version, "parameters": read(allowed, _pairs(values)), "unset": unset}
@@ -273,10 +327,49 @@ def set_(
     ask(directory, model, body, as_json=as_json)
 
 
+def _set_remote(
+    hub: "HubClient",
+    model: str,
+    values: Sequence[str],
+    unset: Sequence[str],
+    release: str | None,
+    deployment: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    row = _rollout_of(hub, model, deployment)
+    version = release or (row["fallback"] if row["state"] == "rolled_back" and row["fallback"] else row["version"])
+    allowed = codec.decode(Manifest, hub.manifest(model, version)).parameters or ()
+    wish = {"parameters": read(allowed, _pairs(values)), "unset": list(unset), **({"release": release} if release else {})}
+    print_operation(hub.set_parameters(model, str(row["deployment"]), wish, wait_seconds=WAIT_SECONDS), as_json=as_json)
+
+
+def _rollout_of(hub: "HubClient", model: str, deployment: str | None, *, to_go_back: bool = False) -> Mapping[str, Any]:
+    """Return the rollout that is meant.
+
+    Raises:
+        Refused: there is no such model or deployment, or it is not clear which one is meant.
+    """
+    rows = {str(row["deployment"]): row for row in hub.rollouts(model)}
+    names = ", ".join(rows)
+    if not rows:
+        raise Refused(Code.ROLLOUT_INVALID, f"there is no rollout of {model}")
+    if deployment is not None:
+        if deployment not in rows:
+            raise Refused(Code.ROLLOUT_INVALID, f"there is no deployment {deployment} of {model}; there are {names}")
+        return rows[deployment]
+    if len(rows) == 1:
+        return next(iter(rows.values()))
+    moving = any(row["state"] in {"running", "halted"} for name, row in rows.items() if name != DEFAULT)
+    if DEFAULT not in rows or moving or to_go_back:
+        raise Refused(Code.ROLLOUT_INVALID, f"{model} has several deployments ({names}): choose one with --deployment")
+    return rows[DEFAULT]
+
+
 rollout.add_command(status)
 
 
-def _simple(kind: str, asked: type[commands.OfDeployment], sentence: str) -> click.Command:
+def _simple(kind: "Action", asked: type[commands.OfDeployment], sentence: str) -> click.Command:
     @rollout.command(kind, help=f"{sentence}\n\n\b\nExample:\n  fleetcast rollout {kind} delay")
     @click.argument("model")
     @deployment_option
@@ -284,6 +377,10 @@ def _simple(kind: str, asked: type[commands.OfDeployment], sentence: str) -> cli
     @dir_option
     @json_option
     def run(model: str, deployment: str | None, directory: Path, as_json: bool) -> None:
+        if (hub := remote()) is not None:
+            row = _rollout_of(hub, model, deployment, to_go_back=kind == "back")
+            print_operation(hub.act(kind, model, str(row["deployment"]), wait_seconds=WAIT_SECONDS), as_json=as_json)
+            return
         check_model(Repository(directory / "trust"), model)
         command = commands.read_as(asked, json.dumps({"deployment": deployment} if deployment else {}))
         ask(directory, model, command, as_json=as_json)
@@ -298,24 +395,40 @@ approve = _simple("approve", commands.Approve, "Approve the next stage. It begin
 retry = _simple("retry", commands.Retry, "Let the nodes that failed try once more.")
 
 
-def _follow(directory: Path, model: str, deployment: str, version: str, deadline: float, as_json: bool) -> None:
+def _look(store: "Store", repository: Repository, model: str, deployment: str) -> tuple[Mapping[str, Any] | None, bool]:
+    """Return the rollout of a deployment, and whether the hub has kept its reason; None where the deployment was removed."""
+    present = model_of(repository, model)
+    progress = present.get(deployment)
+    if progress is None:
+        return None, False
+    kept = next((one for one in store.rollout_rows() if (one.model, one.deployment) == (model, deployment)), None)
+    is_kept = kept is not None and deployments.is_of(kept.document, progress.deployment)
+    return rollout_row(present, progress.deployment, kept), is_kept
+
+
+def _follow(
+    look: Callable[[], tuple[Mapping[str, Any] | None, bool]],
+    model: str,
+    deployment: str,
+    version: str,
+    deadline: float,
+    as_json: bool,
+    *,
+    pause_seconds: float,
+) -> None:
     """Print each step until the rollout is done.
 
     Raises:
         Ended: it halted, went back or was superseded, or time is up.
     """
-    store, repository, said = open_store(directory), Repository(directory / "trust"), ""
+    said = ""
     while True:
-        present = model_of(repository, model)
-        progress = present.get(deployment)
-        if progress is None:
+        row, is_kept = look()
+        if row is None:
             raise Ended(Exit.HALTED, f"deployment {deployment} of {model} was removed")
-        kept = next((one for one in store.rollout_rows() if (one.model, one.deployment) == (model, deployment)), None)
-        is_kept = kept is not None and deployments.is_of(kept.document, progress.deployment)
         if not is_kept and time.monotonic() < deadline:  # The hub has signed it, and keeps its reason next.
-            time.sleep(LOOK_SECONDS)
+            time.sleep(pause_seconds)
             continue
-        row = rollout_row(present, progress.deployment, kept)
         name = f"{model}@{row['version']}"
         proof = f"{row['serving']} of {counted(row['nodes'], 'node')} {verb(row['serving'], 'serve')} it"
         line = f"{name} {row['state']} at {row['percent']} %, {proof}: {plain(row['reason'])}"
@@ -332,4 +445,4 @@ def _follow(directory: Path, model: str, deployment: str, version: str, deadline
             raise Ended(Exit.HALTED, f"the rollout of {model}@{version} is {row['state']}: {row['reason']}")
         if time.monotonic() >= deadline:
             raise Ended(Exit.TIMEOUT, f"the rollout of {model}@{version} is still {row['state']} at {row['percent']} %: {row['reason']}")
-        time.sleep(LOOK_SECONDS)
+        time.sleep(pause_seconds)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,12 +10,19 @@ from fleetcast.cli.list_choice import list_options
 from fleetcast.cli.terminal_text import plain
 from fleetcast.counted import counted
 from hub.cli.options import dir_option, json_option, opened, show
+from hub.cli.remote import remote
+from hub.core.rollouts.node_class import BY_NEED
 from hub.core.rollouts.node_filter import chosen, nobody
 from hub.core.rollouts.parameters import in_words
 from hub.operations.node_classes import NodeLine
 from hub.operations.node_findings import shortened
 from hub.operations.opened_fleet import check_model
 from hub.operations.rollout_rows import Rollouts
+from schemas.deployments import DEFAULT
+from schemas.selectors import NodeFacts
+
+if TYPE_CHECKING:
+    from hub.client.hub_client import HubClient
 
 NAMES_SHOWN = 3
 COLUMNS = ["model", "deployment", "version", "state", "stage", "percent", "nodes", "heard", "serving", "failed", "silent", "reason"]
@@ -47,6 +54,9 @@ def status(model: str | None, directory: Path, as_json: bool, **said: Any) -> No
         raise click.UsageError("--nodes needs a model: fleetcast rollout status MODEL --nodes")
     if said["wants_nodes"] and said["wants_gates"]:
         raise click.UsageError("give --nodes or --gates, not both")
+    if (hub := remote()) is not None:
+        _remote(hub, model, said, as_json=as_json)
+        return
     fleet = opened(directory)
     if model is not None:
         check_model(fleet.repository, model)
@@ -55,8 +65,32 @@ def status(model: str | None, directory: Path, as_json: bool, **said: Any) -> No
     if said["wants_nodes"] or said["where"] is not None:
         _show_nodes(view.lines, said["where"], as_json=as_json)
         return
-    rows = view.rows()
-    if said["wants_gates"]:
+    _show(view.rows(), wants_gates=said["wants_gates"], as_json=as_json)
+
+
+def _remote(hub: "HubClient", model: str | None, said: Mapping[str, Any], *, as_json: bool) -> None:
+    rows = sorted(hub.rollouts(model), key=lambda row: (row["model"], row["deployment"] == DEFAULT, -row["priority"], row["deployment"]))
+    if not said["wants_nodes"] and said["where"] is None:
+        _show(rows, wants_gates=said["wants_gates"], as_json=as_json)
+        return
+    names = [str(row["deployment"]) for row in rows]
+    lines = [row for name in names for row in hub.rollout_nodes(str(model), name, said["where"])]
+    shown = [{("class" if name == "state" else name): value for name, value in row.items()} for row in lines]
+    shown.sort(key=lambda row: (BY_NEED.index(row["class"]), row["node"]))
+    empty = "No deployment decides for any known node."
+    if not shown and said["where"] is not None:
+        everybody = [row for name in names for row in hub.rollout_nodes(str(model), name)]
+        facts = {row["node"]: NodeFacts(row["node"], row["labels"], row["arch"] or "") for row in (hub.nodes() if everybody else ())}
+        empty = nobody(said["where"], [facts[row["node"]] for row in everybody if row["node"] in facts])
+    _print_nodes(shown, several=sum(sum(row["classes"].values()) > 0 for row in rows) > 1, empty=empty, as_json=as_json)
+
+
+def _print_nodes(rows: Sequence[Mapping[str, Any]], *, several: bool, empty: str, as_json: bool) -> None:
+    show(rows, [*(["deployment"] if several else []), *NODE_COLUMNS], as_json=as_json, empty=empty)
+
+
+def _show(rows: Sequence[Mapping[str, Any]], *, wants_gates: bool, as_json: bool) -> None:
+    if wants_gates:
         found = [{"model": row["model"], "deployment": row["deployment"], **one} for row in rows for one in row["gates"]]
         flat = [{**one, "figure": _figure(one["figure"]), "limit": _figure(one["limit"])} for one in found]
         show(found, GATE_COLUMNS, as_json=as_json, empty="No gate was looked at yet.", in_words=flat)
@@ -109,7 +143,7 @@ def _show_nodes(lines: Sequence[NodeLine], where: str | None, *, as_json: bool) 
     empty = nobody(where, [line.node.facts for line in lines]) if where is not None else "No deployment decides for any known node."
     rows = [line.as_row() for line in found]
     several = len({line.deployment for line in lines}) > 1
-    show(rows, [*(["deployment"] if several else []), *NODE_COLUMNS], as_json=as_json, empty=empty)
+    _print_nodes(rows, several=several, empty=empty, as_json=as_json)
 
 
 def _parameter_in_words(name: str, one: Mapping[str, Any]) -> str:

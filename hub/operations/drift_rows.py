@@ -11,12 +11,20 @@ from hub.core.rollouts.gate_summary import Heard
 from hub.database.drift_queries import Findings
 from hub.database.rows import StreamRow
 from hub.operations.moments import iso
+from hub.operations.opened_fleet import OpenedFleet
 from hub.service.rollouts.release_lookup import Releases
 from schemas.analytics_messages import Alert, Drift, SignalDrift
 from schemas.errors import Refused
 from schemas.manifest import Manifest
 
 SIGNALS = "signals"  # what a stream is about that is not about accuracy
+
+
+def drift_of(fleet: OpenedFleet, model: str | None = None, cohort: str | None = None) -> list[dict[str, Any]]:
+    """Return a row for each stream of a fleet, lasting alarms first."""
+    findings, releases = Findings(fleet.store.database), Releases(fleet.repository, fleet.blocks)
+    rows = drift_rows(findings, releases, model, cohort, nodes_min=fleet.settings.cohort_nodes_min)
+    return [{"reason": None, **row} for row in rows]
 
 
 def drift_rows(findings: Findings, releases: Releases, model: str | None, cohort: str | None, *, nodes_min: int) -> list[dict[str, Any]]:

@@ -125,6 +125,11 @@ def move_row(model: str, one: Move) -> dict[str, Any]:
     }
 
 
+def effect_row(model: str, one: Move) -> dict[str, Any]:
+    """Return the same with the release that decides until now."""
+    return {**move_row(model, one), "before_release": one.before.release.version if one.before is not None else None}
+
+
 def _statements(repository: Repository) -> dict[str, Deployments]:
     found: dict[str, Deployments] = {}
     for model in repository.models():

@@ -78,6 +78,8 @@ def deployment_rows(model: Model, nodes: Sequence[NodeFacts]) -> list[dict[str, 
 def rollout_row(model: Model, one: Deployment, kept: RolloutRow | None) -> dict[str, Any]:
     """Return a deployment and how far its rollout has come, as the hub has kept it."""
     is_kept = kept is not None and deployments.is_of(kept.document, one)
+    if kept is not None and not is_kept and not deployments.is_of_rollout(kept.document, one):
+        kept = None  # The hub has begun another rollout, and has not looked at its nodes yet: the figures are those of the one before.
     has_left = one.state == "rolled_back"  # Its gates were last looked at before it went back, and say that nodes serve what they left.
     fetch = one.carriage.fetch if one.carriage is not None else None
     return {

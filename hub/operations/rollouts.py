@@ -3,9 +3,11 @@
 A command may wait until a hub starts, which may be next week.
 """
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from hub.core.publish.signature_compatibility import Signature, check_started
 from hub.core.rollouts import commands, deployments
@@ -14,6 +16,7 @@ from hub.core.rollouts.commands import Command
 from hub.core.rollouts.parameters import in_words
 from hub.core.rollouts.predecessors import predecessors
 from hub.core.rollouts.rollout import Place
+from hub.core.rollouts.stages import parse_stages
 from hub.core.rollouts.terms import check_shadow
 from hub.operations.deployed import check_minimum, check_moves, facts_of, model_of, release_of, states_of, unpassed_checks
 from hub.operations.opened_fleet import OpenedFleet, check_model
@@ -22,6 +25,7 @@ from schemas import codec
 from schemas.deployments import Deployment
 from schemas.errors import Code, Refused
 from schemas.parameters import Value
+from schemas.windows import parse_windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,37 @@ class Prepared:
     serial: int  # Serial of the signed statement that it was checked against.
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def start_of(fields: Mapping[str, Any]) -> commands.Start:
+    """Return the start of a rollout that fields ask for, named as those of `StartRollout` in the API.
+
+    Raises:
+        Refused: a stage, a time or another field is not written as it must be.
+    """
+    stages = parse_stages(fields.get("stages") or "100")
+    windows = {name: parse_windows(text) for name in ("activate", "fetch") if (text := fields.get(name)) is not None}
+    carriage = {
+        "bytes_max": fields.get("node_bytes_max"),
+        "full_download": fields.get("full_download"),
+        "priority": fields.get("priority", 5),
+        **_given({"fetch": windows.get("fetch")}),
+    }
+    given = {
+        "version": fields["version"],
+        "stages": [one if isinstance(one, int) else one.model_dump(mode="json") for one in stages],
+        "gate": {name: value for name, value in (fields.get("gate") or {}).items() if value is not None},
+        "carriage": carriage,
+        "parameters": fields.get("parameters") or None,
+        **_given({name: fields.get(name) for name in ("deployment", "where", "deadline", "allow_empty", "supersede", "breaking")}),
+        **_given({"activate": windows.get("activate"), "approve": fields.get("approve")}),
+    }
+    return commands.read_as(commands.Start, json.dumps(given))
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was given: a hub of an earlier version refuses fields that it does not know."""
+    return {name: value for name, value in values.items() if value is not None and value is not False and value not in ([], {}, ())}
 
 
 def start(fleet: OpenedFleet, model: str, wish: commands.Start, *, require_check: bool = False) -> Prepared:

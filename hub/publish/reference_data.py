@@ -171,9 +171,9 @@ class Reference:
             values = texts_of(self.path, name)  # Postcodes, flags and dates that are texts to the model.
         if values.dtype.kind not in ("OU" if tensor.datatype == "BYTES" else "biuf"):
             what = f"{self.path}: column {name!r} for input {tensor.name!r}"
-            raise mismatch(
-                Code.REFERENCE_INVALID, what, expected=tensor.datatype, actual=values.dtype if values.dtype != object else "texts"
-            )
+            mend = "make texts of it" if tensor.datatype == "BYTES" else "make numbers of it"
+            found = values.dtype if values.dtype != object else "texts"
+            raise mismatch(Code.REFERENCE_INVALID, what, expected=tensor.datatype, actual=f"{found}: {mend}, or leave the column out")
         if tensor.datatype == "BYTES":
             return values.astype(dtype)
         with np.errstate(invalid="ignore", over="ignore"):

@@ -55,6 +55,17 @@ def convert(path: Path, folder: Path) -> Converted:
             for a part of it; each with the mend.
     """
     model, said = _read(path)
+    done = convert_model(path, model, folder)
+    return replace(done, steps=(*said, f"{path.name} was read, which runs what is in it: publish only files that you made", *done.steps))
+
+
+def convert_model(path: Path, model: Any, folder: Path) -> Converted:
+    """Write a model that is in memory as ONNX into the folder; `path` is what it is called. The same model gives the same bytes.
+
+    Raises:
+        Refused: as `convert`.
+    """
+    _import(path)
     inputs = list(_inputs(path, model))
     graph = _converted(path, model, inputs)
     names = getattr(model, "feature_names_in_", None)
@@ -69,7 +80,7 @@ def convert(path: Path, folder: Path) -> Converted:
         raise _not_converted(
             path, model, "the ONNX model that skl2onnx makes of it is not valid", error.__cause__ or error, target
         ) from None
-    return Converted(target, (*said, *_steps(path, model, inputs, graph)), model)
+    return Converted(target, tuple(_steps(model, inputs, graph)), model)
 
 
 def compared(converted: Converted, reference: Reference, *, named: Sequence[str] | None, passed_over: Sequence[str]) -> str:
@@ -122,14 +133,26 @@ def _as_fitted(model: Any, columns: dict[str, Array]) -> Any:
     return pd.DataFrame({name: pd.Series(column, dtype=column.dtype) for name, column in columns.items()})
 
 
-def _read(path: Path) -> tuple[Any, list[str]]:
+def _import(path: Path) -> None:
+    """Check that what converts is installed.
+
+    Raises:
+        Refused: it is not.
+    """
     try:
-        import joblib  # noqa: PLC0415  # an extra
+        import joblib  # noqa: F401, PLC0415  # an extra
         import skl2onnx  # noqa: F401, PLC0415
-        import sklearn.base  # noqa: PLC0415
+        import sklearn.base  # noqa: F401, PLC0415
     except ImportError as error:
         reason = f"{path} is a scikit-learn model, which skl2onnx converts to ONNX, but {error.name} is not installed: {MEND}"
         raise Refused(Code.MODEL_LOAD, reason) from None
+
+
+def _read(path: Path) -> tuple[Any, list[str]]:
+    _import(path)
+    import joblib  # noqa: PLC0415
+    import sklearn.base  # noqa: PLC0415
+
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -301,11 +324,10 @@ def _reason(cause: object) -> str:
     return shorten(text, REASON_MAX, placeholder=" ...").rstrip(".")
 
 
-def _steps(path: Path, model: Any, inputs: Sequence[tuple[str, str, int]], graph: Any) -> Iterator[str]:
+def _steps(model: Any, inputs: Sequence[tuple[str, str, int]], graph: Any) -> Iterator[str]:
     import skl2onnx  # noqa: PLC0415
     from sklearn.base import is_classifier  # noqa: PLC0415
 
-    yield f"{path.name} was read, which runs what is in it: publish only files that you made"
     yield f"{type(model).__name__} was converted to ONNX by skl2onnx {skl2onnx.__version__}"
     yield f"inputs: {', '.join(f'{name} {datatype}[-1, {width}]' for name, datatype, width in inputs)}"
     yield f"outputs: {', '.join(one.name for one in graph.graph.output)}" + ("; zipmap is off" if is_classifier(model) else "")

@@ -25,6 +25,7 @@ from hub.signing.envelopes import seal
 from hub.signing.metadata_files import MetadataFolder
 from hub.signing.parsed_metadata import is_signed, parsed
 from hub.signing.signatures import add_signature
+from hub.signing.signed_roles import check_role
 from schemas import codec
 from schemas.bundle import MINIMUM_FIELD, READS_FIELD, ManifestBytes, ModelBundle, RolloutBytes, TrustBundle, TrustRoles, role_name
 from schemas.errors import Code, Refused
@@ -180,6 +181,12 @@ class Repository:
         """Return a version of the root; nodes pin the first."""
         return self._folder.read(self._folder.path("root", version))
 
+    def newest_role(self, role: str) -> tuple[int, bytes] | None:
+        """Return the newest version of a role and its metadata, such as a team's or `targets`; None where there is none."""
+        with self._folder.locked():
+            version = self._folder.version(role)
+            return (version, self._folder.newest_bytes(role)) if version else None
+
     def generation(self, *, thorough: bool = False) -> int:
         """Return a value that changes whenever anything is signed; it is cheap to ask for every second.
 
@@ -274,21 +281,43 @@ class Repository:
         path = target_path(model, check_version(version))
         with self._folder.locked():
             signed = self._team_role(model, team)
-            if not self._is_void(model) and not self._holds("targets", role_name(model)):
-                raise Refused(
-                    Code.KEY_NOT_AUTHORISED,
-                    f"the releases of {model!r} are signed by a key that may no longer sign them: first renew the releases to keep",
-                )
-            if version in signed.unrecognized_fields.get(_WITHDRAWN_FIELD, ()):
-                raise Refused(Code.RELEASE_CONFLICT, f"{model}@{version} was withdrawn; publish another version")
-            known = signed.targets.get(path)
-            if known is not None:
-                if _is(known, manifest):
-                    return
-                raise Refused(Code.RELEASE_CONFLICT, f"{model}@{version} is published already, with other content")
-            self._folder.write(self._folder.documents / path, manifest)
-            signed.targets[path] = TargetFile.from_data(path, manifest, ["sha256"])
-            self._next(role_name(model), signed, [team], now)
+            if self._with_release(model, version, manifest, signed):
+                self._folder.write(self._folder.documents / path, manifest)
+                self._next(role_name(model), signed, [team], now)
+
+    def add_signed_release(self, model: str, version: str, manifest: bytes, role: bytes, *, now: datetime, stores: bool = True) -> None:
+        """List a manifest by a role that its team has signed elsewhere; listing the same bytes again does nothing.
+
+        Without `stores` it is only checked.
+
+        Raises:
+            Refused: as `add_release`; REQUEST_STALE where the role has changed since it was read, REQUEST_INVALID where more differs.
+        """
+        path, name = target_path(model, check_version(version)), role_name(model)
+        with self._folder.locked():
+            expected = self._role_draft(model)
+            if self._with_release(model, version, manifest, expected):
+                before, targets = self._folder.version(name), self._folder.newest_bytes("targets")
+                check_role(role, role=name, version=before, expected=expected, targets=targets, now=now)
+                if stores:
+                    self._folder.write(self._folder.documents / path, manifest)
+                    self._folder.write(self._folder.path(name, before + 1), role)
+
+    def _with_release(self, model: str, version: str, manifest: bytes, signed: Targets) -> bool:
+        """Put a release into the draft of its model's role; False where it is listed already."""
+        if not self._is_void(model) and not self._holds("targets", role_name(model)):
+            raise Refused(
+                Code.KEY_NOT_AUTHORISED,
+                f"the releases of {model!r} are signed by a key that may no longer sign them: first renew the releases to keep",
+            )
+        if version in signed.unrecognized_fields.get(_WITHDRAWN_FIELD, ()):
+            raise Refused(Code.RELEASE_CONFLICT, f"{model}@{version} was withdrawn; publish another version")
+        path = target_path(model, version)
+        known = signed.targets.get(path)
+        if known is not None and not _is(known, manifest):
+            raise Refused(Code.RELEASE_CONFLICT, f"{model}@{version} is published already, with other content")
+        signed.targets[path] = TargetFile.from_data(path, manifest, ["sha256"])
+        return known is None
 
     def renew_releases(self, model: str, *, team: Signer, now: datetime, keep: Sequence[str] | None = None) -> None:
         """Sign a model's releases again: all of them before they expire, or those in `keep`, which withdraws the others for good.
@@ -493,11 +522,15 @@ class Repository:
 
     def _team_role(self, model: str, team: Signer) -> Targets:
         """Return the newest metadata of a model's role, for its team to change."""
+        signed = self._role_draft(model)
+        self._check_key("targets", role_name(model), team)
+        return signed
+
+    def _role_draft(self, model: str) -> Targets:
         known = self._models()
         if model not in known:
             raise Refused(Code.RELEASE_UNKNOWN, f"model {model!r} is not delegated to any key; known are {', '.join(known) or 'none'}")
         role = role_name(model)
-        self._check_key("targets", role, team)
         if not self._folder.version(role):
             return Targets()
         signed = self._folder.draft(role, Targets)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import anyio.to_thread
@@ -12,8 +13,21 @@ from starlette.types import ASGIApp
 
 from hub.database.store import Store
 from hub.operations import api_tokens
+from hub.operations.publications import Publications
 from hub.operations.snapshot import Snapshots
-from hub.web import acting, problems, reading
+from hub.web import (
+    deployment_routes,
+    fleet_routes,
+    model_routes,
+    node_routes,
+    operations,
+    plan_routes,
+    problems,
+    publication_routes,
+    record_routes,
+    rollout_routes,
+    token_routes,
+)
 from hub.web.event_stream import EventFeed, EventStream
 from hub.web.guard import Door, HostCheck, guarded
 from hub.web.roles import ROUTES, methods_of
@@ -47,8 +61,21 @@ def api(door: Door) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    route_class = guarded(door, ROUTES, PREFIX)
-    for one in (reading.router(route_class, Snapshots(door.monotonic)), acting.router(route_class), _own(app, door, route_class)):
+    route_class, snapshots = guarded(door, ROUTES, PREFIX), Snapshots(door.monotonic)
+    routers = (
+        token_routes.router(route_class),
+        fleet_routes.router(route_class, snapshots),
+        model_routes.router(route_class),
+        deployment_routes.router(route_class),
+        rollout_routes.router(route_class, snapshots),
+        node_routes.router(route_class, snapshots),
+        record_routes.router(route_class),
+        operations.router(route_class),
+        plan_routes.router(route_class),
+        publication_routes.router(route_class, Publications(door.fleet.directory)),
+        _own(app, door, route_class),
+    )
+    for one in routers:
         _mount(app, one, route_class)
     problems.install(app, lambda path: methods_of(path.removeprefix(PREFIX)))
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
@@ -116,6 +143,7 @@ def _described(app: FastAPI) -> dict[str, Any]:
 class _Nowhere:
     """Stand for a fleet where the API is only described."""
 
+    directory = Path("nowhere")
     store = Store("sqlite://")
 
 

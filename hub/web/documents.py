@@ -122,6 +122,13 @@ class ChangeSettingsOfNodes(ChangeSettings):
     where: Selector
 
 
+class PreviewSettings(ChangeSettings):
+    """Ask what a change of settings would do to a node, or to all nodes that a selector matches."""
+
+    node: Label | None = None
+    where: Selector | None = None
+
+
 class MakeToken(Asked):
     """Make a token."""
 
@@ -130,7 +137,114 @@ class MakeToken(Asked):
     days: Annotated[int, Field(ge=1, le=DAYS_MAX)] = 90
 
 
+class BeginPublication(Asked):
+    """Begin to publish a release that was built and signed elsewhere."""
+
+    model: ModelName
+    version: Version
+    manifest: Annotated[str, Field(max_length=limits.MANIFEST_BYTES_MAX * 4 // 3 + 4, description="The signed manifest, in base64.")]
+
+
+class PlanRollout(Asked):
+    """Ask what a rollout would cost."""
+
+    model: ModelName
+    version: Version
+    deployment: ModelName | None = None
+    where: Selector | None = None
+    activate: Times | None = None
+    fetch: Times | None = None
+    deadline: Annotated[int, Field(ge=0, le=2**40, description="Seconds since 1970.")] | None = None
+    rates_bit_s: Annotated[dict[Literal["free", "metered", "roaming"], Annotated[float, Field(gt=0, le=1e15)]], Field(max_length=3)] = {}
+    nodes: Annotated[bool, Field(description="List each node.")] = False
+
+
 # What is answered
+
+
+class PublicationShown(Shown):
+    """Describe a release that is being published. `missing` has some of the payloads that are still to come, each with its bytes."""
+
+    id: str
+    model: str
+    version: str
+    state: Literal["open", "storing", "done", "refused"]
+    missing: dict[str, int]
+    missing_count: int
+    missing_bytes: int
+    received_bytes: int
+    code: str = ""
+    text: str = ""
+
+
+class NodesOfKind(Shown):
+    """Count nodes that are alike for somebody who builds a release."""
+
+    arch: str | None
+    reads_minors: bool
+    serving: str | None
+    nodes: int
+
+
+class PublishingShown(Shown):
+    """Hold what a publisher needs to know of a fleet to build and sign a release. Metadata is as TUF has it, in base64."""
+
+    fleet: str
+    roots: list[str]
+    targets: str
+    role: str | None
+    role_version: int
+    releases: list[str]
+    packet_bytes_max: int | None
+    block_bytes_max: int
+    nodes: list[NodesOfKind]
+
+
+class PlanSite(Shown):
+    """Say what a site fetches."""
+
+    site: str
+    nodes: int
+    fetches: int
+    behind_a_relay: int
+
+
+class PlanLink(Shown):
+    """Say what is fetched over links of one class."""
+
+    link: str
+    nodes: int
+    fetches: int
+    bit_per_second: int
+    seconds_longest: float
+    longest: str
+
+
+class PlanChange(Shown):
+    """Name nodes for which another deployment would decide."""
+
+    deployment: str | None
+    nodes: list[str]
+
+
+class PlanShown(Shown):
+    """Say what a rollout would cost before it sends anything."""
+
+    release: str
+    deployment: str
+    bytes_planned: int
+    bytes_reused: int
+    nodes_planned: int
+    nodes: list[dict[str, Any]]
+    sites: list[PlanSite]
+    links: list[PlanLink]
+    variants: list[dict[str, Any]]
+    drift: dict[str, Any]
+    first_install: list[dict[str, Any]]
+    breaks: list[dict[str, Any]]
+    changes: list[PlanChange]
+    notes: list[str]
+    none_fits: str
 
 
 class TokenShown(Shown):
@@ -155,13 +269,13 @@ class TokenMade(TokenShown):
 class Classes(Shown):
     """Count nodes by class; the classes add up to the nodes that a deployment decides for."""
 
+    serving: int
+    moving: int
+    waiting: int
     refused: int
     rolled_back: int
     unreachable: int
     expired: int
-    moving: int
-    waiting: int
-    serving: int
 
 
 class FleetShown(Shown):
@@ -320,28 +434,28 @@ class NodeShown(Shown):
     """Describe a node. `state` is the class of the model that needs somebody most; null where no deployment decides for it."""
 
     node: str
-    state: ClassName | None
-    code: str
-    sentence: str
     status: str
-    display_name: str | None
-    labels: dict[str, str]
-    arch: str | None
-    cohort: str | None
-    software: str
-    last_seen: str
-    session: int
-    stale: bool
-    settings_serial: int | None
-    settings_ignored: list[str]
     duplicate_since: str | None
     duplicate_last_at: str | None
     other_key_since: str | None
+    last_seen: str
+    session: int
+    cohort: str | None
+    software: str
+    display_name: str | None
+    settings_serial: int | None
+    settings_ignored: list[str]
+    labels: dict[str, str]
+    arch: str | None
+    stale: bool
     left_out: dict[str, int] | None
     findings: list[dict[str, Any]]
     rho_spent_today: float | None
     rho_day_max: float | None
     models: list[NodeModelShown]
+    state: ClassName | None
+    code: str
+    sentence: str
     deployments: list[NodeLineShown]
 
 
@@ -358,6 +472,26 @@ class SettingsShown(Shown):
     labels: dict[str, str]
     cohort: str | None
     sends_telemetry: bool | None
+
+
+class MoveShown(Shown):
+    """Name a node for which another deployment would decide, and the releases of both."""
+
+    model: str
+    node: str
+    before: str | None
+    before_release: str | None
+    after: str | None
+    release: str | None
+
+
+class EffectShown(Shown):
+    """Say what a change of settings would do. `keep_labels` are nodes that take no labels from the hub, by their own files."""
+
+    nodes: list[str]
+    known: int
+    keep_labels: list[str]
+    moves: list[MoveShown]
 
 
 class Forgotten(Shown):
@@ -427,7 +561,12 @@ class ChangeShown(Shown):
     model: str | None
     version: str | None
     serial: int | None
+    rollout: str | None
     node: str | None
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    reason: Annotated[str | None, Field(description="What the hub says of the state that followed.")]
+    why: Annotated[str | None, Field(description="What the actor gave as the reason.")]
 
 
 class OperationShown(Shown):
@@ -440,5 +579,6 @@ class OperationShown(Shown):
     code: str
     text: str
     actor: str | None
+    deployment: Annotated[str | None, Field(description="Deployment that it is about, where it was checked just now.")] = None
     warnings: list[str] = []
     notes: list[str] = []

@@ -5,8 +5,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -14,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from hub.database.rows import EventRow
 from hub.database.store import Store
+from hub.operations.events import event_row
 from schemas.errors import Code, FleetcastError, Refused
 
 LOOK_SECONDS: Final = 0.5
@@ -23,12 +23,6 @@ SEND_SECONDS_MAX: Final = 30.0
 STREAMS_MAX: Final = 256
 QUEUE_EVENTS_MAX: Final = 1000
 PAGE: Final = 500
-
-
-def event_row(event: EventRow) -> dict[str, Any]:
-    """Return what is shown of an event."""
-    at = datetime.fromtimestamp(event.at, UTC).isoformat()
-    return {"id": event.id, "at": at, "kind": event.kind, "text": event.text, "actor": event.actor, "facts": dict(event.body)}
 
 
 @dataclass(eq=False)
@@ -71,6 +65,8 @@ class EventFeed:
                 self._reader = asyncio.create_task(self._read(self._began))
             await self._began.wait()  # From here on the reader has everything that comes, so that none is between it and what is read now.
             yield b"retry: 2000\n\n"
+            if after is None:  # A client that loses the connection before the first event goes on from here.
+                yield f"id: {self._at}\n\n".encode()
             until = asyncio.get_running_loop().time() + STREAM_SECONDS_MAX
             at = after
             while at is not None and (page := await run_in_threadpool(self._store.events, at, PAGE)):

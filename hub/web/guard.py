@@ -106,7 +106,7 @@ def guarded(door: Door, rights: Mapping[tuple[str, str], Right], prefix: str) ->
                     request.state.token = token = await door.admit(request, right)
                     request.state.fleet = door.of_request(f"{api_tokens.ACTOR_PREFIX}{token.name}")
                 _check_query(request, names)
-                body = await _body(request) if takes_body else b""
+                body = await body_of(request) if takes_body else b""
                 request.state.digest = hashlib.sha256(f"{method} {request.url.path}\n".encode() + body).digest()
                 request.state.key = _idempotency_key(request)
                 return await inner(request)
@@ -133,22 +133,22 @@ def _idempotency_key(request: Request) -> str | None:
     return key
 
 
-async def _body(request: Request) -> bytes:
-    """Read a body of JSON, never more of it in memory than is allowed.
+async def body_of(request: Request, kind: str = "application/json", bytes_max: int = BODY_BYTES_MAX) -> bytes:
+    """Read a body, never more of it in memory than is allowed.
 
     Raises:
-        Refusal: it is no JSON, too large, or takes too long.
+        Refusal: it is of another type, too large, or takes too long.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise Refused(Code.REQUEST_CONTENT_TYPE, f"the body must be application/json, not {kind[:80] or 'of no type'}")
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given != kind:
+        raise Refused(Code.REQUEST_CONTENT_TYPE, f"the body must be {kind}, not {given[:80] or 'of no type'}")
     found, closed = bytearray(), {"connection": "close"}  # What is left of a body is not read.
     try:
         async with asyncio.timeout(BODY_SECONDS_MAX):
             async for part in request.stream():
                 found += part
-                if len(found) > BODY_BYTES_MAX:
-                    reason = f"a body of more than {BODY_BYTES_MAX} bytes, which are allowed"
+                if len(found) > bytes_max:
+                    reason = f"a body of more than {bytes_max} bytes, which are allowed"
                     raise Refusal(Refused(Code.SCHEMA_TOO_LARGE, reason), headers=closed)
     except TimeoutError:
         reason = f"the body was not here after {BODY_SECONDS_MAX:g} s"

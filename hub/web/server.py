@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -131,27 +131,22 @@ class Server:
     def _serve(self, listener: Listener, context: ssl.SSLContext | None, host: str) -> None:
         import uvicorn  # noqa: PLC0415  # with FastAPI it takes a second, which nobody pays who does not use it
 
+        from hub.service.bounded_server import bounded_config  # noqa: PLC0415
         from hub.web.application import application  # noqa: PLC0415
         from hub.web.connection import Connection  # noqa: PLC0415
         from hub.web.guard import LOOPBACK_NAMES, Door  # noqa: PLC0415
 
         own = {host.strip("[]").lower()} if host.strip("[]") not in {"", "0.0.0.0", "::"} else set()  # noqa: S104  # compared, not bound
         names = own | {name.lower() for name in self._fleet.settings.web_hosts} | LOOPBACK_NAMES
-        config: dict[str, Any] = {"ssl_context_factory": lambda config, default: context} if context is not None else {}
         self._server = uvicorn.Server(
-            uvicorn.Config(
+            bounded_config(
                 application(Door(self._fleet, frozenset(names), self._monotonic)),
-                http=Connection,
-                lifespan="on",
-                ws="none",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
-                timeout_keep_alive=10,
-                timeout_graceful_shutdown=STOP_SECONDS_MAX,
-                **config,
+                connection=Connection,
+                headers_bytes_max=HEADERS_BYTES_MAX,
+                keep_alive_seconds=10,
+                stop_seconds_max=STOP_SECONDS_MAX,
+                tls=context,
+                runs_lifespan=True,
             )
         )
         if self._stopping.is_set():

@@ -18,10 +18,10 @@ import structlog
 from skl2onnx import to_onnx
 from sklearn.linear_model import Ridge
 
-from hub.cli.publish_inputs import request_for
 from hub.core.drift import interval_significance
 from hub.core.drift.e_values import Part
 from hub.core.drift.reference_model import ordinary
+from hub.operations.release_inputs import request_for
 from hub.publish.block_store import BlockStore
 from hub.publish.builder import build
 from hub.publish.release_file import read_release

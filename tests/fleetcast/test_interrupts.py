@@ -1,10 +1,14 @@
 """Ctrl-C while a command runs: wherever it comes, the command ends with 130, and what belongs together is done whole."""
 
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+
+from fleetcast import interrupts
 
 # A command in a process of its own, which presses Ctrl-C by `press()`. What it prints is what it has done.
 PROGRAM = """
@@ -116,3 +120,29 @@ def test_ctrl_c_after_the_end_changes_nothing(tmp_path: Path) -> None:
     body = "import atexit\natexit.register(press)\nsay('done')"
 
     assert ended(body, tmp_path) == (0, "done\n", "")
+
+
+def test_in_a_program_of_somebody_else_held_work_is_done_whole_before_its_handler_runs() -> None:
+    done: list[str] = []
+
+    with pytest.raises(KeyboardInterrupt), interrupts.held():  # noqa: PT012
+        with interrupts.held():
+            signal.raise_signal(signal.SIGINT)
+        done.append("whole")
+
+    assert done == ["whole"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_held_work_in_another_thread_leaves_the_handler_alone() -> None:
+    seen: list[object] = []
+
+    def work() -> None:
+        with interrupts.held():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+    assert seen == [signal.getsignal(signal.SIGINT)]

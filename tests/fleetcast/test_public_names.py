@@ -31,11 +31,18 @@ def test_importing_fleetcast_imports_nothing_but_the_standard_library() -> None:
     assert others == {"fleetcast"}
 
 
-def test_a_name_imports_its_own_module_and_neither_hub_nor_node() -> None:
-    loaded = {name.partition(".")[0] for name in modules_after("import fleetcast; fleetcast.Link; fleetcast.decode")}
+@pytest.mark.parametrize(
+    ("names", "needs"),
+    [
+        ("fleetcast.Link; fleetcast.decode", {"paho", "msgpack"}),
+        ("fleetcast.open; fleetcast.connect; fleetcast.Fleet; fleetcast.Key", set()),
+    ],
+)
+def test_a_name_imports_its_own_module_and_neither_hub_nor_node(names: str, needs: set[str]) -> None:
+    loaded = {name.partition(".")[0] for name in modules_after(f"import fleetcast; {names}")}
 
-    assert {"paho", "msgpack"} <= loaded
-    assert not {"hub", "node", "click"} & loaded
+    assert needs <= loaded
+    assert not {"hub", "node", "click", "pandas", "polars", "onnx", "sqlalchemy"} & loaded
 
 
 @pytest.mark.parametrize("name", fleetcast.__all__)

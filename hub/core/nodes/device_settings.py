@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -104,6 +104,19 @@ class Chosen:
             return cls({}, budgets={})
         one = document
         return cls(dict(one.labels or {}), one.cohort, one.telemetry, one.display_name, dict(one.budgets or {}))
+
+
+def change_of(before: Chosen, after: Chosen) -> dict[str, Any]:
+    """Return what differs between two settings, for the history; what is not set is None."""
+    then, now = _shown(before), _shown(after)
+    differing = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+    return {side: {name: found.get(name) for name in differing} for side, found in (("before", then), ("after", now))}
+
+
+def _shown(one: Chosen) -> dict[str, Any]:
+    labels = {f"{_LABEL}{key}": value for key, value in one.labels.items()}
+    budgets = {f"budget.{link}": budget.model_dump(mode="json", exclude_none=True) for link, budget in (one.budgets or {}).items()}
+    return {**labels, "cohort": one.cohort, "telemetry": one.telemetry, "display_name": one.display_name, **budgets}
 
 
 def merged(before: Chosen, wish: SetNodeSettings) -> Chosen:

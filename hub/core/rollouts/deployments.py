@@ -84,6 +84,14 @@ def is_of(document: bytes, deployment: Deployment) -> bool:
         return False  # Another version wrote it.
 
 
+def is_of_rollout(document: bytes, deployment: Deployment) -> bool:
+    """Return whether a row's document is about this rollout of the deployment, however far it had come."""
+    try:
+        return [one.rollout for one in codec.decode(Deployments, document).deployments] == [deployment.rollout]
+    except Refused:
+        return False  # Another version wrote it.
+
+
 def chosen(model: Model, name: str | None, *, to_go_back: bool = False) -> Progress:
     """Return the deployment that a command means: the named one; without a name the only one, or the default one.
 

@@ -28,6 +28,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hub.core.enrol.throttle import Throttle
 from hub.core.floods.connection_limit import origin_of
+from hub.service.bounded_server import bounded_config
 from hub.service.enrol.bounded_listener import Listener
 from hub.service.enrol.enrolment_api import Office
 from schemas import codec
@@ -128,20 +129,13 @@ class Endpoint:
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
         self.reload()
-        context = self._context
-        config = uvicorn.Config(
+        config = bounded_config(
             self._application(),
-            http=_Connection,
-            ssl_context_factory=lambda config, default: context,
-            lifespan="off",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
-            timeout_keep_alive=10,
-            timeout_graceful_shutdown=STOP_SECONDS_MAX,
+            connection=_Connection,
+            headers_bytes_max=HEADERS_BYTES_MAX,
+            keep_alive_seconds=10,
+            stop_seconds_max=STOP_SECONDS_MAX,
+            tls=self._context,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, args=(self._server, listener), name="enrolment", daemon=True)

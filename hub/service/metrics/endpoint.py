@@ -19,6 +19,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from hub.service.bounded_server import bounded_config
 from hub.service.enrol.bounded_listener import Listener
 from schemas.errors import Code, Refused
 from schemas.limits import KIB
@@ -64,18 +65,12 @@ class MetricsEndpoint:
         """
         listener = _bind(self._host, self._wanted)
         self.port = int(listener.getsockname()[1])
-        config = uvicorn.Config(
+        config = bounded_config(
             Starlette(routes=[Route("/metrics", self._metrics)]),
-            http=_Connection,
-            lifespan="off",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
-            timeout_keep_alive=1,
-            timeout_graceful_shutdown=STOP_SECONDS_MAX,
+            connection=_Connection,
+            headers_bytes_max=HEADERS_BYTES_MAX,
+            keep_alive_seconds=1,
+            stop_seconds_max=STOP_SECONDS_MAX,
         )
         server = self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, args=(server, listener), name="metrics", daemon=True)

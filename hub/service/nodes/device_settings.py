@@ -7,6 +7,7 @@ answered when all of its nodes are signed; after a crash in between it is done a
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 from securesystemslib.signer import Signer
@@ -61,6 +62,7 @@ class _Job:
     same: int = 0
     refused: dict[str, Refused] = field(default_factory=dict)
     statements: Mapping[str, Sequence[Deployment]] | None = None  # By model; read where labels change.
+    change: Mapping[str, Any] = field(default_factory=dict)  # What differs on the node that is named.
 
 
 class SettingsKeeper:
@@ -195,6 +197,8 @@ class SettingsKeeper:
             except Refused as refusal:
                 job.refused[name] = refusal
                 continue
+            if job.wish.node is not None:  # Several nodes had different settings before.
+                job.change = core.change_of(before, after)
             fresh[name] = self._document(name, after, serial=core.serial_after(held.document if held else None, self._state(name)))
         self._sign(fresh)
         job.changed += fresh
@@ -229,7 +233,7 @@ class SettingsKeeper:
         if job.refused:
             text += f"; {counted(len(job.refused), 'node')} were left out: {next(iter(job.refused.values())).reason}"
         if changed:
-            body = {"node": wish.node, "where": wish.where, "count": len(changed), "nodes": changed[:NAMES_KEPT]}
+            body = {"node": wish.node, "where": wish.where, "count": len(changed), "nodes": changed[:NAMES_KEPT], **job.change}
             self._store.add_event("device", f"{text}: {said(wish)}", body, actor=job.command.actor)
         self._commands.finish(job.command.id, text=text)
 

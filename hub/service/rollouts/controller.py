@@ -19,6 +19,7 @@ from hub.core.publish.metadata_expiry import is_ageing, life
 from hub.core.publish.signature_compatibility import Signature, check_started
 from hub.core.rollouts import active_alarms, deployments, earlier_nodes, fleet, gates
 from hub.core.rollouts import rollout as core
+from hub.core.rollouts.changes import change_of
 from hub.core.rollouts.commands import (
     Approve,
     Halt,
@@ -471,10 +472,13 @@ class Controller:
             if progress != known:
                 is_new = known is None or progress.deployment != known.deployment
                 text = happened.pop(0) if happened and is_new else ""
-                self._store.put_rollout_row(self._row(after, progress), happened=text, actor=actor)
+                differs = change_of(known.deployment if known is not None else None, progress.deployment)
+                change = {**differs, "reason": progress.reason or None}
+                self._store.put_rollout_row(self._row(after, progress), happened=text, actor=actor, change=change)
         for progress in before.rollouts:
             if after.get(progress.name) is None:
-                self._store.drop_rollout_row(after.name, progress.name, happened.pop(0) if happened else "", actor=actor)
+                text, change = happened.pop(0) if happened else "", change_of(progress.deployment, None)
+                self._store.drop_rollout_row(after.name, progress.name, text, actor=actor, change=change)
         self._models[after.name] = after
 
     def _row(self, model: Model, progress: core.Progress) -> RolloutRow:

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hub.cli.errors import Exit
-from hub.cli.publish import SIGNING_BYTES
+from hub.operations.publishing import SIGNING_BYTES
 from tests.brokers import free_port
 from tests.hub.cli.fleets import BIN, INPUTS, digest_of, features, make, ridge, run
 from tests.small_disk import BYTES, small_disk

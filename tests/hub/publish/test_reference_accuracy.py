@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_diabetes
 
-from hub.cli.publish_inputs import request_for
+from hub.operations.release_inputs import request_for
 from hub.publish.block_store import BlockStore
 from hub.publish.builder import build
 from hub.publish.publish_request import PublishRequest, Truth

@@ -39,12 +39,15 @@ def test_what_has_changed_since_it_was_seen_is_not_changed(running: Asked) -> No
     )
     late = running.ask("DELETE", "/models/m/deployments/hold", "operator", headers={"if-match": seen.headers["etag"]})
     odd = running.ask("DELETE", "/models/m/deployments/hold", "operator", headers={"if-match": "W/7"})
+    start = {"model": "m", "version": "1.1.0", "supersede": True}
+    late_start = running.ask("POST", "/rollouts", "operator", json=start, headers={"if-match": seen.headers["etag"]})
 
     serial = int(seen.headers["etag"].strip('"'))
     assert [made.status_code, changed.status_code] == [200, 200], (made.text, changed.text)
     assert (late.status_code, late.json()["code"]) == (412, "request.stale")
     assert f"have serial {serial + 1} now, and you saw {serial}" in late.json()["detail"]
     assert odd.status_code == 422
+    assert (late_start.status_code, late_start.json()["code"]) == (412, "request.stale")
     assert running.get("/models/m/deployments/hold")["priority"] == 91
     assert running.ask("DELETE", "/models/m/deployments/hold", "operator").status_code == 200
 

@@ -3,8 +3,7 @@
 import json
 import socket
 import ssl
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,9 +17,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from sqlalchemy import insert
 
+from hub.client.hub_client import HubClient
+from hub.client.place import place_of
 from hub.database import tables
 from hub.web import event_stream, server
 from hub.web.server import Server
+from schemas.errors import Refused, Unreachable
 from tests.hub.hubs import until
 from tests.hub.web.fleets import API, Asked, copied
 
@@ -38,12 +40,15 @@ def listening(unused: Asked, tmp_path: Path) -> Iterator[Asked]:
     asked.fleet.store.close()
 
 
-def ids_of(asked: Asked, wanted: int, *, after: int | None = None) -> list[int]:
-    found = list[int]()
+def ids_of(asked: Asked, wanted: int, *, after: int | None = None, once_open: Callable[[], object] = lambda: None) -> list[int]:
+    found, is_open = list[int](), False
     headers = {"authorization": f"Bearer {asked.tokens['viewer']}"} | ({"last-event-id": str(after)} if after is not None else {})
     with asked.client.stream("GET", f"{API}/events/stream", headers=headers) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         for line in answer.iter_lines():
+            if not is_open:
+                is_open = True
+                once_open()
             if line.startswith("data: "):
                 event = json.loads(line.removeprefix("data: "))
                 found.append(event["id"])
@@ -59,27 +64,21 @@ def test_a_client_that_comes_again_goes_on_behind_the_last_event(listening: Aske
     for number in range(6):
         store.add_event("broker", f"event {number}\n\ndata: no event of its own", {"n": number})
     first = ids_of(listening, 4, after=began)
-    writer = threading.Timer(0.7, lambda: store.add_event("broker", "a late one", {}))
-    writer.start()
-    second = ids_of(listening, 3, after=first[-1])
-    writer.join()
+    second = ids_of(listening, 3, after=first[-1], once_open=lambda: store.add_event("broker", "a late one", {}))
 
     assert first + second == list(range(began + 1, began + 8))
 
 
 def test_a_client_without_an_id_sees_what_is_new(listening: Asked) -> None:
     store, began = listening.fleet.store, listening.fleet.store.last_event_id()
-    writer = threading.Timer(1.0, lambda: store.add_event("broker", "new", {}))
-    writer.start()
 
-    assert ids_of(listening, 1) == [began + 1]
-    writer.join()
+    assert ids_of(listening, 1, once_open=lambda: store.add_event("broker", "new", {})) == [began + 1]
 
 
 def test_a_client_that_does_not_read_is_ended_and_costs_little(listening: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     from hub.web import connection  # with uvicorn
 
-    monkeypatch.setattr(connection, "WRITE_SECONDS_MAX", 0.3)
+    monkeypatch.setattr(connection, "WRITE_SECONDS_MAX", 2.0)
     store, address = listening.fleet.store, urlsplit(str(listening.client.base_url))
     rows = [{"at": 1, "kind": "broker", "text": "x" * 30_000, "body": "{}", "actor": None} for _ in range(400)]
     with store.database.write() as db:
@@ -164,5 +163,12 @@ def test_with_a_certificate_the_api_speaks_tls_alone(unused: Asked, tmp_path: Pa
         assert asked.get("/fleet")["fleet"] == "f"
     with pytest.raises(httpx.HTTPError):
         httpx.get(f"http://localhost:{port}/api/v1/fleet")
+    place = place_of(f"https://localhost:{port}", token=asked.tokens["viewer"], ca_file=certificate, environment={})
+    with HubClient(place) as hub:
+        assert hub.fleet()["fleet"] == "f"
+    with HubClient(replace(place, ca_file=None)) as hub, pytest.raises(Unreachable, match="FLEETCAST_CA_FILE, names the authority"):
+        hub.connection.request("POST", "/fleet")
+    with pytest.raises(Refused, match=r"CA file .*web\.key"):
+        HubClient(replace(place, ca_file=private))
     assert url.startswith("https://")
     running.stop()

@@ -15,9 +15,21 @@ BODIES = {
     ("PATCH", "/rollouts/{model}/{deployment}/parameters"): {"unset": ["a"]},
     ("PATCH", "/nodes/{node}/settings"): {"labels": {"ring": "canary"}},
     ("POST", "/node-settings"): {"where": "site=jfk", "labels": {"ring": "canary"}},
+    ("POST", "/node-settings/effect"): {"where": "site=jfk", "labels": {"ring": "canary"}},
+    ("POST", "/plan"): {"model": "m", "version": "1.0.0"},
+    ("POST", "/publications"): {"model": "m", "version": "9.0.0", "manifest": "AAAA"},
     ("POST", "/tokens"): {"name": "another", "role": "viewer"},
 }
-NAMES = {"model": "m", "deployment": "default", "version": "1.0.0", "node": "n0", "operation": "1", "token": "00000000"}
+NAMES = {
+    "model": "m",
+    "deployment": "default",
+    "version": "1.0.0",
+    "node": "n0",
+    "operation": "1",
+    "token": "00000000",
+    "publication": "0" * 32,
+    "payload": "0" * 64,
+}
 
 
 def path_of(template: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from hub.cli.publish_inputs import request_for
+from hub.operations.release_inputs import request_for
 from hub.publish import foreign_models
 from hub.publish.block_store import BlockStore
 from hub.publish.builder import build

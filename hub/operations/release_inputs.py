@@ -1,22 +1,17 @@
 """From a release as it is written down to a request that can be built: reads what it names, and finds what it may be a delta of.
 
-`hub.cli.publish` signs and stores what is built; a release that is only tried is built elsewhere.
+`hub.operations.publishing` signs and stores what is built; a release that is only tried is built elsewhere.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hub.cli.options import open_store
-from hub.cli.progress import Tell
 from hub.core.publish.signature_compatibility import Signature, predecessor
-from hub.publish.blocks import open_blocks
 from hub.publish.parent_files import parent_files
-from hub.settings import load
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.errors import Code, mismatch
@@ -27,8 +22,12 @@ from schemas.signals import Season
 from schemas.state import State
 
 if TYPE_CHECKING:
+    from hub.database.store import Store
+    from hub.operations.opened_fleet import OpenedFleet
     from hub.publish.publish_request import Answers, FeatureOrder, PublishRequest, Truth, Variants
     from hub.publish.release_file import ReleaseFile
+
+Tell = Callable[[str, int, int], None]  # Reports a step: what, how many are done, of how many.
 
 
 def request_for(release: "ReleaseFile", *, tell: Tell, answers: "Answers | None" = None) -> "PublishRequest":
@@ -143,23 +142,24 @@ def release_before(repository: Repository, model: str, version: str) -> "tuple[S
     return Signature.of(manifest), FeatureOrder.of(manifest)
 
 
-def fleet_archs(directory: Path) -> frozenset[str]:
+def fleet_archs(store: "Store") -> frozenset[str]:
     """Return the architectures that nodes of the fleet have reported."""
-    return frozenset(state.profile.arch for state in _states(directory) if state.profile is not None)
+    return frozenset(state.profile.arch for state in _states(store) if state.profile is not None)
 
 
-def earlier_nodes(directory: Path) -> list[str]:
+def earlier_nodes(store: "Store") -> list[str]:
     """Return the nodes that read no minor versions: they refuse a manifest with a field that a later version added."""
-    return sorted(state.node for state in _states(directory) if state.findings is None)
+    return sorted(state.node for state in _states(store) if state.findings is None)
 
 
-def _states(directory: Path) -> "Iterator[State]":
-    return (codec.decode(State, row.state) for row in open_store(directory).counted_nodes())
+def _states(store: "Store") -> "Iterator[State]":
+    return (codec.decode(State, row.state) for row in store.counted_nodes())
 
 
 @contextmanager
-def with_parents(request: "PublishRequest", repository: Repository, directory: Path, *, parent: str | None) -> "Iterator[PublishRequest]":
+def with_parents(request: "PublishRequest", fleet: "OpenedFleet", *, parent: str | None) -> "Iterator[PublishRequest]":
     """Yield the request with its parents: their files exist while it is built."""
+    repository, directory = fleet.repository, fleet.directory
     model, version, known = request.name, request.version, repository.releases(request.name)
     before = codec.decode(Manifest, repository.manifest(model, version)) if version in known else None
     if before is not None and parent is None:
@@ -167,27 +167,26 @@ def with_parents(request: "PublishRequest", repository: Repository, directory: P
     else:
         follows = parent or (known[-1] if known and known[-1] != version else None)
         parent_digest = sha256(repository.manifest(model, follows)) if follows else None
-    parents = _parents(repository, directory, model, parent_digest, before)
-    with parent_files(list(parents.values()), open_blocks(directory, load(directory)), directory) as files:
+    parents = _parents(fleet, model, parent_digest, before)
+    with parent_files(list(parents.values()), fleet.blocks, directory) as files:
         yield replace(request, parent=parent_digest, parents=files, parent_releases=tuple(parents))
 
 
-def _parents(
-    repository: Repository, directory: Path, model: str, parent: bytes | None, before: Manifest | None
-) -> Mapping[bytes, Manifest]:
+def _parents(fleet: "OpenedFleet", model: str, parent: bytes | None, before: Manifest | None) -> Mapping[bytes, Manifest]:
     """Return the releases that a new one is encoded against: what most nodes run and its parent, or those that `before` names."""
+    repository = fleet.repository
     manifests = {sha256(one): codec.decode(Manifest, one) for one in (repository.manifest(model, v) for v in repository.releases(model))}
     if before is not None:
         return {digest: manifests[digest] for digest in before.parents or () if digest in manifests}
     running: Counter[bytes] = Counter()
-    for row in open_store(directory).counted_nodes():
+    for row in fleet.store.counted_nodes():
         running.update(slot.serving for slot in codec.decode(State, row.state).slots if slot.serving is not None)
     most = [digest for digest, _ in running.most_common() if digest in manifests]
     chosen = dict.fromkeys([*most, *([parent] if parent in manifests else [])])
     return {digest: manifests[digest] for digest in list(chosen)[: PAYLOADS_PER_BLOCK_MAX - 1]}
 
 
-def block_bytes_for(directory: Path, asked: int | None) -> int:
+def block_bytes_for(fleet: "OpenedFleet", asked: int | None) -> int:
     """Return the largest block that the broker's packets allow, or the size that the operator gave.
 
     Raises:
@@ -195,8 +194,8 @@ def block_bytes_for(directory: Path, asked: int | None) -> int:
     """
     packet_bytes = PACKET_BYTES_MAX
     with suppress(OSError, ValueError, KeyError, TypeError):  # no hub runs: it will say so if its broker takes less
-        packet_bytes = int(json.loads((directory / "hub.ready").read_text())["packet_bytes_max"])
+        packet_bytes = int(json.loads((fleet.directory / "hub.ready").read_text())["packet_bytes_max"])
     fits = min(BLOCK_BYTES_MAX, packet_bytes - HEADER_BYTES)
     if asked is not None and asked > fits:
         raise mismatch(Code.PACKET_TOO_SMALL, "--block-bytes for this broker", expected=f"at most {fits}", actual=asked)
-    return asked or min(fits, load(directory).block_bytes_max)
+    return asked or min(fits, fleet.settings.block_bytes_max)

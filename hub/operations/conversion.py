@@ -1,20 +1,20 @@
 """Convert a model that is no ONNX yet, before it is published, and report what was done."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import click
 
 if TYPE_CHECKING:
     from hub.publish.release_file import ReleaseFile
 
 
 @contextmanager
-def converted(release: "ReleaseFile") -> "Iterator[tuple[ReleaseFile, tuple[str, ...]]]":
+def converted(release: "ReleaseFile", say: Callable[[str], None]) -> "Iterator[tuple[ReleaseFile, tuple[str, ...]]]":
     """Yield the release with its scikit-learn model as ONNX, and what was done, a sentence each; any other release as it is.
+
+    `say` is called with each sentence as soon as it is known.
 
     Raises:
         Refused: the model cannot be read or converted.
@@ -35,5 +35,5 @@ def converted(release: "ReleaseFile") -> "Iterator[tuple[ReleaseFile, tuple[str,
             passed_over = [name for name in (reference.blocks, reference.time, accuracy) if name]
             steps = *steps, compared(done, read_reference(reference.data), named=reference.columns, passed_over=passed_over)
         for step in steps:
-            click.echo(f"{step}.", err=True)
+            say(f"{step}.")
         yield release.model_copy(update={"model": done.path}), steps

@@ -1,0 +1,218 @@
+"""`fleetcast --hub URL` does what the command does on the fleet's folder: the same output, and the same exit code."""
+
+import io
+import json
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from hub.cli.commands import command
+from hub.cli.errors import Exit, guarded
+from tests.hub.cli.fleets import Done, Made, ridge
+from tests.hub.web.conftest import unused
+from tests.hub.web.fleets import Asked, copied, served
+
+__all__ = ["unused"]
+
+
+def in_process(*words: str, **environment: str) -> Done:
+    """The command line in this process: a hundred processes would take a minute."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", ["fleetcast", *words])
+        try:
+            guarded(lambda: command(list(words), prog_name="fleetcast", standalone_mode=False))
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return Done([*words], code, out.getvalue(), err.getvalue())
+
+
+@dataclass(frozen=True)
+class Doors:
+    """A fleet with a hub: its folder, and its API with a token of an administrator."""
+
+    made: Made
+    url: str
+    token: Path
+
+    def here(self, *words: str) -> Done:
+        return in_process(*words, FLEETCAST_DIR=str(self.made.fleet), FLEETCAST_PASSPHRASE_FILE=str(self.made.secret))
+
+    def there(self, *words: str, token: Path | None = None, url: str | None = None) -> Done:
+        found = ["--hub", url or self.url, "--token-file", str(token or self.token), *words]
+        return in_process(*found, FLEETCAST_DIR=str(self.made.folder / "nowhere"), FLEETCAST_PASSPHRASE_FILE=str(self.made.secret))
+
+    def both(self, *words: str) -> tuple[Done, Done]:
+        return self.here(*words), self.there(*words)
+
+
+@pytest.fixture(scope="module")
+def doors(unused: Asked, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+    folder = tmp_path_factory.mktemp("doors")
+    with served(copied(unused, folder / "made")) as asked:
+        token = folder / "token"
+        token.write_text(asked.tokens["admin"] + "\n")
+        made = asked.made
+        assert made.run("rollout", "start", "m@1.0.0", "--stages", "canary: site=jfk; 100", "--approve", "100").returncode == 0
+        assert made.run("deploy", "set", "m", "hold", "--where", "node=n3", "--release", "1.1.0", "--priority", "90").returncode == 0
+        assert made.run("nodes", "label", "n2", "ring=canary").returncode == 0
+        yield Doors(made, str(asked.client.base_url), token)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "models",
+        "releases",
+        "releases m",
+        "releases nothing",
+        "nodes",
+        "nodes list --limit 2",
+        "nodes list --after n1 --limit 2",
+        "nodes list --where site=jfk",
+        "nodes list --where site=nowhere",
+        "nodes list --where =",
+        "nodes list --after z",
+        "nodes n1",
+        "nodes n99",
+        "nodes settings n2",
+        "nodes settings n99",
+        "deploy list",
+        "deploy list m",
+        "rollout status",
+        "rollout status m --gates",
+        "rollout status m --nodes",
+        "rollout status m --where site=jfk",
+        "rollout status m --where site=nowhere",
+        "rollout status nothing",
+        "rollout status --nodes",
+        "plan m@1.1.0",
+        "plan m@1.1.0 --where site=jfk --no-nodes --rate metered=300000",
+        "plan m@9.9.9",
+        "drift",
+        "history --limit 3",
+        "history --node n2",
+        "watch --history --kind rollout",
+        "rollout halt nothing",
+        "rollout back m --deployment nothing",
+        "rollout start m@9.9.9",
+        "rollout start m@1.1.0 --stages 50,10",
+        "rollout start m@1.1.0 --where site=nowhere",
+        "rollout set m",
+        "deploy remove m nothing",
+        "nodes label n2 ring",
+        "nodes set n2 telemetry=perhaps",
+    ],
+)
+def test_a_command_says_and_ends_the_same_on_the_folder_and_over_the_api(doors: Doors, words: str) -> None:
+    as_text, as_json = doors.both(*words.split()), doors.both(*words.split(), "--json")
+
+    for here, there in (as_text, as_json):
+        assert there.returncode == here.returncode, (here.stderr, there.stderr)
+        if here.returncode in {Exit.REFUSED, Exit.USAGE}:
+            assert code_of(there) in {code_of(here), "request.unknown"}, (here.stderr, there.stderr)
+    if as_json[0].returncode not in {Exit.REFUSED, Exit.USAGE}:
+        assert timeless(as_text[1].stdout) == timeless(as_text[0].stdout)
+        assert parsed(as_json[1]) == parsed(as_json[0])
+
+
+def timeless(text: str) -> str:
+    """Without what differs between two moments: how long ago something was."""
+    return re.sub(r"(\d+|an?) (seconds?|minutes?|hours?|s|min)\b", "a while", text)
+
+
+def parsed(done: Done) -> object:
+    try:
+        return json.loads(done.stdout)
+    except ValueError:  # A line of JSON for each event.
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def code_of(done: Done) -> str:
+    found = re.findall(r"\[([a-z_.]+)\]$", done.stderr.strip())
+    return found[-1] if found else done.stderr.split(":")[0]
+
+
+def test_a_rollout_is_started_halted_resumed_and_taken_back_over_the_api(doors: Doors) -> None:
+    started = doors.there("rollout", "start", "m@1.1.0", "--where", "site=lga", "--stages", "50,100", "--json")
+    halted = doors.there("rollout", "halt", "m", "--deployment", "site-lga")
+    twice_there, twice_here = (
+        doors.there("rollout", "halt", "m", "--deployment", "site-lga"),
+        doors.here("rollout", "halt", "m", "--deployment", "site-lga"),
+    )
+    followed = doors.there("rollout", "resume", "m", "--deployment", "site-lga", "--json")
+    approved = doors.there("rollout", "approve", "m")
+    ambiguous = doors.there("rollout", "halt", "m")
+    back = doors.there("rollout", "back", "m", "--deployment", "site-lga")
+    removed = doors.there("deploy", "remove", "m", "site-lga", "--json")
+
+    assert [one.returncode for one in (started, halted, followed, back, removed)] == [0] * 5, (started.stderr, halted.stderr, back.stderr)
+    assert set(json.loads(started.stdout)) == {"command", "kind", "model", "state", "text"}
+    assert json.loads(started.stdout)["state"] == "done"
+    assert (
+        (twice_there.returncode, code_of(twice_there)) == (twice_here.returncode, code_of(twice_here)) == (Exit.REFUSED, "rollout.invalid")
+    )
+    assert "choose one with --deployment" in ambiguous.stderr + approved.stderr
+
+
+def test_labels_and_settings_are_set_over_the_api_as_in_the_folder(doors: Doors) -> None:
+    here, there = doors.here("nodes", "label", "n1", "ring=one", "--json"), doors.there("nodes", "label", "n1", "ring=two", "--json")
+    many = doors.there("nodes", "set", "--where", "site=jfk", "telemetry=off", "--yes")
+    gone = doors.there("nodes", "forget", "n5", "--json")
+
+    assert [one.returncode for one in (here, there, many, gone)] == [0] * 4, (there.stderr, many.stderr, gone.stderr)
+    assert set(json.loads(there.stdout)) == set(json.loads(here.stdout))
+    assert there.stderr == here.stderr
+    assert json.loads(doors.here("nodes", "settings", "n1", "--json").stdout)["set"] == {"labels": {"ring": "two"}, "telemetry": False}
+    assert json.loads(gone.stdout)["node"] == "n5"
+    assert json.loads(doors.there("history", "--limit", "1", "--json").stdout)[0]["actor"] == "token:admin"
+
+
+def test_a_release_is_published_over_the_api_by_the_team_that_holds_the_key(doors: Doors, tmp_path: Path) -> None:
+    (tmp_path / "new.onnx").write_bytes(ridge(5.0))
+    words = ("publish", str(tmp_path / "new.onnx"), "--name", "m", "--version", "5.0.0", "--json")
+    team = doors.made.fleet / "keys" / "team.pem"
+    keyless = doors.there(*words)
+    done, again = doors.there(*words, "--team-key", str(team)), doors.here(*words)
+
+    assert keyless.returncode == Exit.KEY, keyless.stderr
+    assert done.returncode == 0, done.stderr
+    assert again.returncode == 0, again.stderr  # The folder's own build is the same release.
+    found, known = json.loads(done.stdout), json.loads(again.stdout)
+    assert found["digest"] == known["digest"]
+    assert set(found) == set(known)
+    assert [row["version"] for row in json.loads(doors.there("releases", "m", "--json").stdout)][-1] == "5.0.0"
+
+
+@pytest.mark.parametrize(
+    "words", ["keys", "nodes replace n1", "releases remove m@1.0.0", "models remove m", "hub", "tokens list", "drift explain m"]
+)
+def test_a_command_that_needs_the_folder_says_so_with_the_mend(doors: Doors, words: str) -> None:
+    done = doors.there(*words.split())
+
+    assert done.returncode == Exit.USAGE
+    assert "needs the fleet's folder, and cannot be done over the API: run it on the hub's machine" in " ".join(done.stderr.split())
+
+
+def test_what_cannot_be_reached_or_let_in_ends_with_a_sentence_and_its_code(doors: Doors, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.write_text("fct_wrong\n")
+    refused = doors.there("models", token=wrong)
+    gone = doors.there("models", url="http://127.0.0.1:9")
+    absent = doors.there("models", token=tmp_path / "nowhere")
+    plain = doors.there("models", url="http://hub.example:80")
+    named = doors.there("rollout", "halt", "m", "--actor", "eve")
+
+    assert (refused.returncode, code_of(refused)) == (Exit.REFUSED, "request.token")
+    assert (gone.returncode, code_of(gone)) == (Exit.UNREACHABLE, "unreachable")
+    assert (absent.returncode, code_of(absent)) == (Exit.REFUSED, "request.token")
+    assert "readable on the way" in plain.stderr
+    assert (named.returncode, "records the name of the token" in " ".join(named.stderr.split())) == (Exit.USAGE, True)
+    assert not any("Traceback" in one.stderr for one in (refused, gone, absent, plain, named))
