@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from hub.cli.node_blocks import NodeBlocks
 from hub.cli.options import check_model, split
+from hub.operations.node_blocks import NodeBlocks
 from hub.publish.block_store import BlockStore
 from hub.service.rollouts.release_lookup import Releases
 from hub.signing.tuf_repository import Repository

@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 
 from fleetcast import disk_room, durable
-from hub.cli.node_blocks import NodeBlocks, StoredReleases
 from hub.cli.options import check_model, dir_option, json_option, open_store, show_one, split
 from hub.cli.progress import progress
+from hub.operations.node_blocks import NodeBlocks, StoredReleases
 from hub.publish.block_store import BlockStore
 from hub.service.rollouts.release_lookup import Releases
 from hub.settings import load

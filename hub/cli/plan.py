@@ -12,7 +12,6 @@ import click
 
 from fleetcast.cli.terminal_text import plain
 from hub.cli.key_values import read_pairs
-from hub.cli.node_blocks import NodeBlocks
 from hub.cli.options import check_model, dir_option, json_option, open_store, show, split
 from hub.cli.time_arguments import DEADLINE, parsed_option
 from hub.core.publish.signature_compatibility import Signature, differences
@@ -24,6 +23,7 @@ from hub.core.rollouts.selector_help import nearest
 from hub.core.rollouts.terms import check_times
 from hub.database.rows import NodeRow, ReceiptRow
 from hub.operations.deployed import facts_of, model_of, states_of
+from hub.operations.node_blocks import NodeBlocks
 from hub.publish.block_store import BlockStore
 from hub.service.rollouts.release_lookup import Releases
 from hub.settings import load

@@ -12,7 +12,7 @@ from hub.cli.errors import Ended, Exit
 from hub.cli.options import dir_option, json_option, open_store
 from hub.database.rows import EventRow
 
-KINDS = ("node", "receipt", "rollout", "release", "drift", "alert", "refusal", "broker", "hook", "key")
+KINDS = ("node", "receipt", "rollout", "release", "drift", "alert", "refusal", "broker", "hook", "key", "blueprint")
 LOOK_SECONDS = 0.3
 PAGE = 1000
 

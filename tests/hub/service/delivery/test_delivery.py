@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from hub.cli.node_blocks import NodeBlocks
 from hub.core.delivery.encode import Ancestor, encode_block
 from hub.core.rollouts.plan import by_site, cost, seconds
+from hub.operations.node_blocks import NodeBlocks
 from hub.publish.block_store import BlockStore
 from hub.service.rollouts.release_lookup import Releases
 from node.core.activation.lifecycle import Target
