@@ -1,5 +1,6 @@
 """Print what applying a blueprint would change, what it costs, and whom it moves."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from fleetcast.cli.terminal_text import plain
-from fleetcast.counted import counted, verb
+from fleetcast.counted import counted
 from schemas.errors import Code, Refused
 from schemas.limits import BLUEPRINT_BYTES_MAX
 
@@ -32,7 +33,7 @@ def written(path: Path) -> "Written":
 
     try:
         if str(path) == "-":
-            data = click.get_binary_stream("stdin").read(BLUEPRINT_BYTES_MAX + 1)
+            data = sys.stdin.buffer.read(BLUEPRINT_BYTES_MAX + 1)
         else:
             with path.open("rb") as file:
                 data = file.read(BLUEPRINT_BYTES_MAX + 1)
@@ -79,16 +80,15 @@ def show_plan(fleet: "OpenedFleet", found: "Plan", *, err: bool) -> None:
             click.echo(plain(f"    held: {row['held']}"), err=err)
     if len(found.planned) > CHANGES_SHOWN:
         click.echo(f"... and {len(found.planned) - CHANGES_SHOWN} more; --json has all of them", err=err)
-    for one in found.moved:
-        goes = f"{counted(one.nodes, 'node')} {'goes' if one.nodes == 1 else 'go'} from {one.before or 'no release'} to {one.after}"
-        unfit = f"; {counted(one.unfit, 'node')} cannot take it" if one.unfit else ""
-        click.echo(
-            plain(f"{one.model}: {goes}, and {verb(one.nodes, 'fetch') if one.nodes > 1 else 'fetches'} {one.bytes} bytes{unfit}"), err=err
-        )
+    for group in found.moved:
+        has_one = group.nodes == 1
+        goes = f"{counted(group.nodes, 'node')} {'goes' if has_one else 'go'} from {group.before or 'no release'} to {group.after}"
+        unfit = f"; {counted(group.unfit, 'node')} cannot take it" if group.unfit else ""
+        click.echo(plain(f"{group.model}: {goes}, and {'fetches' if has_one else 'fetch'} {group.bytes} bytes{unfit}"), err=err)
     for note in (*found.notes, *([found.stale] if found.stale else [])):
         click.echo(plain(f"note: {note}"), err=True)
     if found.planned:
-        nodes = sum(one.nodes for one in found.moved)
+        nodes = sum(group.nodes for group in found.moved)
         click.echo(f"{counted(len(found.planned), 'change')}, {counted(nodes, 'node')} moved, {found.bytes} bytes to fetch.", err=err)
     else:
         click.echo("There is no difference.", err=err)

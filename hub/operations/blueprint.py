@@ -92,7 +92,7 @@ def read_present(fleet: OpenedFleet, versions: Mapping[str, set[str]]) -> tuple[
     """Read what the fleet is; of releases, those that are named."""
     states, repository = states_of(fleet.store.counted_nodes()), fleet.repository
     by_node: dict[str, State | None] = {one.node: one for one in states}
-    enrolled = [one.standing.node for one in Enrolments(fleet.store.database).nodes() if not one.standing.revoked]
+    enrolled = [one.standing.node for one in Enrolments(fleet.store.database).nodes() if one.standing.revoked_at is None]
     by_node |= {name: None for name in enrolled if name not in by_node}
     has_settings = repository.nodes_with_settings()
     nothing = Chosen({}, budgets={})

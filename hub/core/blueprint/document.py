@@ -39,7 +39,11 @@ class StageTerms(Fact):
     @model_validator(mode="before")
     @classmethod
     def _of_number(cls, value: Any) -> Any:
-        return {"percent": value} if isinstance(value, int) and not isinstance(value, bool) else value
+        if isinstance(value, int) and not isinstance(value, bool):
+            return {"percent": value}
+        if not isinstance(value, dict):
+            raise ValueError("a stage is a whole percentage such as 10, or has `where` with a selector and a `name`")
+        return value
 
     @model_validator(mode="after")
     def _is_one_of_both(self) -> "StageTerms":
@@ -109,7 +113,9 @@ class NodeRule(Fact):
     @classmethod
     def _of_name(cls, value: Any) -> Any:
         one = value.get("node") if isinstance(value, dict) else None
-        return {**value, "node": [one]} if isinstance(one, str) else value
+        if isinstance(one, str | list):
+            return {**value, "node": (one,) if isinstance(one, str) else tuple(one)}
+        return value
 
     @model_validator(mode="after")
     def _is_one_of_both(self) -> "NodeRule":

@@ -18,6 +18,7 @@ from schemas.rollout import Gate
 
 Path = tuple[str | int, ...]
 MISTAKES_MAX: Final = 20
+PATH_CHARACTERS_MAX: Final = 160
 
 # What may be a secret, whatever the key: a blueprint is kept, and shown to everybody who may read the fleet. A finding is never repeated.
 _SECRETS: Final = (
@@ -91,7 +92,7 @@ def read(data: bytes, *, name: str) -> Written:
         blueprint = Blueprint.model_validate_json(json.dumps(yaml_tree.as_values(tree)))
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)[:MISTAKES_MAX]
-        raise InvalidBlueprint(name, [_mistake(tree, one) for one in found]) from None
+        raise InvalidBlueprint(name, [_mistake(tree, one) for one in found if not _is_echo(tree, one)]) from None
     return Written(name, text, blueprint, tree)
 
 
@@ -123,8 +124,14 @@ def _mistake(tree: Tree, error: Any) -> Mistake:
             return Mistake(at_end, f"{dotted}: {_wanted(error, value)}")
 
 
+def _is_echo(tree: Tree, error: Any) -> bool:
+    """Return whether an error only follows from others: a list is too short where its items are wrong."""
+    value = _value(tree, _path(tree, error["loc"]))
+    return error["type"] == "too_short" and isinstance(value, yaml_tree.Items) and bool(value.items)
+
+
 def _wants_text(error: Any) -> bool:
-    return error["type"] in {"string_type", "literal_error", "tuple_type"}
+    return error["type"] == "string_type"
 
 
 def _wanted(error: Any, value: Tree | None) -> str:
@@ -133,11 +140,20 @@ def _wanted(error: Any, value: Tree | None) -> str:
     if error["type"] == "string_pattern_mismatch":
         pattern = error.get("ctx", {}).get("pattern", "")
         return f"{_PATTERNS.get(_kind_of(pattern), 'it has characters that are not allowed here')}{found}"
-    if error["type"] == "bool_type":
-        return f"it must be on or off (or true or false), without quotes{found}"
+    if error["type"] in _KINDS:
+        return f"{_KINDS[error['type']]}{found}"
     return f"{said[0].lower()}{said[1:]}{found}"
 
 
+_KINDS: Final = {
+    "bool_type": "it must be on or off (or true or false), without quotes",
+    "int_type": "it must be a whole number",
+    "float_type": "it must be a number",
+    "tuple_type": "it must be a list, such as [1, 10, 100]",
+    "dict_type": "it must be a mapping of keys to values",
+    "model_type": "it must be a mapping of keys to values",
+    "model_attributes_type": "it must be a mapping of keys to values",
+}
 _PATTERNS: Final = {
     "name": "it must be 1 to 64 of a-z, 0-9 and '-', and neither begin nor end with '-'",
     "version": "it must be a version such as 1.2.0 or 1.2.0-rc.1",
@@ -187,7 +203,7 @@ def _missing(path: Path, name: str) -> str:
 
 
 def _dotted(path: Path) -> str:
-    return shown(".".join(str(one) if isinstance(one, str) else str(one + 1) for one in path)) or "the blueprint"
+    return shown(".".join(str(one) if isinstance(one, str) else str(one + 1) for one in path), PATH_CHARACTERS_MAX) or "the blueprint"
 
 
 def _path(tree: Tree, loc: Sequence[str | int]) -> Path:

@@ -75,9 +75,9 @@ class Wrong(Exception):
         self.at, self.reason = at, reason
 
 
-def shown(text: str) -> str:
+def shown(text: str, most: int = SHOWN_CHARACTERS) -> str:
     """Return a part of a file for a sentence: short, and without what a terminal would obey."""
-    short = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+    short = text if len(text) <= most else f"{text[:most]}..."
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in short)
 
 
@@ -190,9 +190,10 @@ def _fields(events: Iterator[yaml.Event], at: At) -> Fields:
     while not isinstance(event := next(events), yaml.MappingEndEvent):
         if isinstance(event, yaml.ScalarEvent) and event.value == "<<" and event.implicit[0]:
             raise Wrong(_at(event), "`<<` merges mappings, which is not allowed: write the keys out")
+        if isinstance(event, yaml.CollectionStartEvent):
+            raise Wrong(_at(event), "a key must be a word; text with braces in it, such as a template's, needs quotes")
         key = _tree(event, events)
-        if not isinstance(key, Scalar):
-            raise Wrong(key.at, "a key must be a word; text with braces in it, such as a template's, needs quotes")
+        assert isinstance(key, Scalar)  # noqa: S101  # nothing else is left
         if not isinstance(key.value, str):
             raise Wrong(key.at, f'{_trap(key)}: write the key in quotes, "{shown(key.text)}"')
         if key.value in found:
