@@ -54,7 +54,7 @@ def _terms(one: Deployment) -> dict[str, Any]:
     """Return on which terms its last rollout moved nodes: the next one is to move them so, too."""
     terms: dict[str, Any] = {}
     if one.stages != (Stage(100),):
-        terms["stages"] = [_stage(each) for each in one.stages]
+        terms["stages"] = [_stage(each, is_first=number == 0) for number, each in enumerate(one.stages)]
     if one.gate is not None:
         terms["gate"] = _given(one.gate, Gate())
     if one.carriage is not None:
@@ -68,8 +68,8 @@ def _terms(one: Deployment) -> dict[str, Any]:
     return {name: value for name, value in terms.items() if value}
 
 
-def _stage(one: Stage) -> Any:
-    approve = {"approve": True} if one.approve is not None else {}
+def _stage(one: Stage, *, is_first: bool) -> Any:
+    approve = {"approve": True} if one.approve is not None and not is_first else {}
     if one.percent is not None:
         return {"percent": one.percent, **approve} if approve else one.percent
     return {"name": one.name or "stage", "where": text_of(one.selector or ()), **approve}

@@ -84,7 +84,7 @@ def _named(number: int, names: Sequence[str], written: Written, present: Present
         if name in seen:
             mistakes.append(written.mistake(("nodes", number, "node"), f"node {name} is named twice here"))
         elif name not in present.nodes:
-            close = get_close_matches(name, present.nodes, n=1, cutoff=0.6)
+            close = get_close_matches(name, present.nodes, n=1, cutoff=0.5)
             meant = f"; did you mean {close[0]}?" if close else "; `fleetcast nodes` lists the nodes"
             mistakes.append(written.mistake(("nodes", number, "node"), f"node {name} has never reported and was never enrolled{meant}"))
         else:

@@ -92,12 +92,6 @@ def apply(made: Made, *more: str, actor: str = "jane") -> Done:
     return done
 
 
-def refused(made: Made, text: str) -> str:
-    done = made.run("diff", written(made, text, "wrong.yaml"))
-    assert done.returncode == Exit.REFUSED, done.stdout
-    return done.stderr
-
-
 def exported(made: Made) -> str:
     done = made.run("blueprint")
     assert done.returncode == 0, done.stderr
@@ -209,50 +203,6 @@ def test_two_applies_at_once_are_one_and_a_refusal_that_names_both(shared: Made)
     assert done.returncode == Exit.REFUSED
     assert "first.yaml is being applied by jane" in done.stderr
     assert "second.yaml of bob was not begun" in done.stderr
-
-
-DEFAULT = "models:\n  m:\n    deployments:\n      default: {release: 1.0.0}\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("models: {n: {deployments: {}}}", "wrong.yaml, line 2, column 10: the fleet has no model n; there are m"),
-        ("fleet: other", "line 2, column 8: this blueprint is of the fleet other, and this fleet is f"),
-        (DEFAULT.replace("1.0.0", "1.9.0"), "line 5, column 26: m 1.9.0 is not published; did you mean"),
-        (DEFAULT.replace("1.0.0", "1.0.0, stages: [10, 5, 100]"), "line 5, column 33: stages must rise and end at 100"),
-        (DEFAULT.replace("1.0.0", "1.0.0, stages: [10, 50]"), "stages must rise and end at 100"),
-        (DEFAULT.replace("1.0.0", "1.0.0, where: site=jfk"), "default matches every node and comes last"),
-        (DEFAULT.replace("default", "jfk"), "line 5, column 7: deployment jfk needs `where`"),
-        (DEFAULT.replace("default: {", "jfk: {where: site=jfq, "), "line 5, column 20: selector site=jfq matches none of 6 known nodes. 2 match site=jfk"),
-        (DEFAULT.replace("default: {", "jfk: {where: sit=jfk, "), "No node has a label sit. Did you mean site?"),
-        (DEFAULT.replace("default: {", "jfk: {where: 'site=jfk,,', "), "is no requirement"),
-        (DEFAULT.replace("1.0.0", "1.0.0, pin: true, stages: [100]"), "`pin: true` moves all nodes at once"),
-        (DEFAULT.replace("1.0.0", "1.0.0, parameters: {threshold: 1}"), "threshold"),
-        (DEFAULT.replace("1.0.0", "1.0.0, activate: sometimes"), "it is no time of the week"),
-        (DEFAULT.replace("1.0.0", "1.0.0, deadline: soon"), "write 90m, 36h, 7d or 2w"),
-        ("nodes:\n  - node: n9\n    cohort: a", "line 3, column 11: node n9 has never reported and was never enrolled; did you mean n"),
-        ("nodes:\n  - {node: n1, cohort: a}\n  - {node: n1, cohort: b}", "line 4, column 16: node n1 gets cohort b here and a in line 3"),
-        ("nodes:\n  - {where: site=jfk, cohort: a}\n  - {where: site, cohort: b}", "node n0 gets cohort b here and a in line 3"),
-        ("nodes:\n  - {where: site=jfk, labels: {site: lga}}", "the hub itself sets label site"),
-        ("nodes:\n  - {node: n1, labels: {arch: arm}}", "'arch' is no label: a device says it itself"),
-        ("nodes:\n  - {where: zone=a, cohort: a}", "No node has a label zone; there are"),
-        ("# token: abcdefgh", "line 2, column 2: this looks like a secret"),
-    ],
-    ids=range(21),
-)
-def test_what_the_fleet_does_not_have_is_named_with_its_line(shared: Made, text: str, words: str) -> None:
-    said = refused(shared, f"blueprint: 1\n{text}\n")
-
-    assert words in said
-
-
-def test_a_node_that_is_named_counts_more_than_one_that_is_selected(shared: Made) -> None:
-    text = "blueprint: 1\nnodes:\n  - {node: n1, cohort: a}\n  - {where: site=jfk, cohort: b}\n"
-    found = diff(shared, written(shared, text))[1]["changes"]
-
-    assert {tuple(one["nodes"]) for one in found if "cohort=a" in one["text"]} == {("n1",)}
-    assert {tuple(one["nodes"]) for one in found if "cohort=b" in one["text"]} == {("n0",)}
 
 
 def test_without_a_hub_nothing_is_queued_and_the_mend_is_named(unused: Made, tmp_path: Path) -> None:
