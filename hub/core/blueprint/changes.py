@@ -21,7 +21,7 @@ SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 @dataclass(frozen=True, slots=True)
 class DeploymentAdded:
-    """A deployment is to be made."""
+    """Make a deployment."""
 
     model: str
     deployment: str
@@ -56,7 +56,7 @@ class DeploymentAdded:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentChanged:
-    """A deployment is to select other nodes, or to decide earlier or later."""
+    """Let a deployment select other nodes, or decide earlier or later."""
 
     model: str
     deployment: str
@@ -87,7 +87,7 @@ class DeploymentChanged:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseChanged:
-    """A deployment's nodes are to run another release. `again`: they went back from this very release."""
+    """Let a deployment's nodes run another release. `again`: they went back from this very release."""
 
     model: str
     deployment: str
@@ -117,7 +117,7 @@ class ReleaseChanged:
 
 @dataclass(frozen=True, slots=True)
 class ParametersChanged:
-    """Parameters of a release are to be set, or to be its own again; no node moves."""
+    """Set parameters of a release, or make them its own again; no node moves."""
 
     model: str
     deployment: str
@@ -147,7 +147,7 @@ class ParametersChanged:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentRemoved:
-    """A deployment that the blueprint does not have is to go."""
+    """Remove a deployment that the blueprint does not have."""
 
     model: str
     deployment: str
@@ -170,10 +170,10 @@ class DeploymentRemoved:
 
 @dataclass(frozen=True, slots=True)
 class SettingsChanged:
-    """What the hub sets of these nodes is to change, for all in the same way."""
+    """Change what the hub sets of these nodes, for all in the same way."""
 
     nodes: tuple[str, ...]
-    wish: SetNodeSettings  # For one node or many: which, `asked` says.
+    wish: SetNodeSettings
     words: str
     at: Path = ("nodes",)
 

@@ -1,7 +1,7 @@
 """Hold what a fleet is, as far as a blueprint speaks of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hub.core.nodes.device_settings import Chosen, labels_after
 from hub.core.rollouts.deployments import Model
@@ -26,7 +26,7 @@ class ModelFacts:
 
     model: Model
     versions: Sequence[str] = ()
-    releases: Mapping[str, ReleaseFacts] = ()  # type: ignore[assignment]  # given by whoever has any
+    releases: Mapping[str, ReleaseFacts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

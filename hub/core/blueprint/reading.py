@@ -131,7 +131,7 @@ def _is_echo(tree: Tree, error: Any) -> bool:
 
 
 def _wants_text(error: Any) -> bool:
-    return error["type"] == "string_type"
+    return bool(error["type"] == "string_type")
 
 
 def _wanted(error: Any, value: Tree | None) -> str:
