@@ -17,6 +17,8 @@ from hub.database.rows import INTERVAL_KEY
 
 DAY = 86_400
 PIECE = 500  # Rows of one transaction.
+BLUEPRINTS_KEPT = 100  # The newest revisions of the blueprint, which are kept whatever their age.
+BLUEPRINTS_MAX = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,10 @@ def _rules(db: Connection, kept: Retention, needed: Mapping[str, int], now: int)
     yield _old(tables.api_requests, tables.api_requests.c.at < now - DAY)
     yield _old(tables.api_tokens, tables.api_tokens.c.expires_at < history)
     yield _old(tables.publishes, tables.publishes.c.last_at < history)
+    blueprints = tables.blueprints.c
+    last = int(db.execute(select(func.max(blueprints.revision))).scalar() or 0)
+    yield _old(tables.blueprints, blueprints.revision <= last - BLUEPRINTS_KEPT, blueprints.at < history)
+    yield _old(tables.blueprints, blueprints.revision <= last - BLUEPRINTS_MAX)
     events = tables.events.c
     newest = int(db.execute(select(func.max(events.id))).scalar() or 0)
     beyond = events.id <= newest - kept.events_kept

@@ -423,3 +423,21 @@ api_requests = Table(
     Column("command", BigInteger, nullable=False),
     Index("api_requests_by_age", "at"),
 )
+
+# Blueprints that were applied, each revision once; `body` is the file's text as a zstd frame. `same_as` is the earlier revision that had
+# the same text, where one was gone back to.
+blueprints = Table(
+    "blueprints",
+    metadata,
+    Column("revision", _serial, primary_key=True, autoincrement=True),
+    Column("at", BigInteger, nullable=False),
+    Column("actor", _characters(64), nullable=False),
+    Column("state", _characters(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("changes", Integer, nullable=False),
+    Column("done", Integer, nullable=False),
+    Column("finished_at", BigInteger),
+    Column("same_as", BigInteger),
+    Column("digest", LargeBinary(32), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)

@@ -38,6 +38,7 @@ class Start(_Asked):
     version: Version
     deployment: ModelName | None = None
     where: SelectorText | None = None
+    priority: Annotated[int, Field(ge=0, le=PRIORITY_MAX)] | None = None  # That of a deployment that it makes.
     labels: Annotated[dict[Label, Label], Field(max_length=LABELS_MAX, default_factory=dict)]  # Required besides `where`.
     stages: Annotated[tuple[Percent | NamedStage, ...], Field(min_length=1, max_length=STAGES_MAX)] = (100,)
     # Stages that do not begin before `Approve`, by their percentage or name.
