@@ -42,9 +42,12 @@ def history(model: str | None, node: str | None, since: int | None, limit: int, 
       fleetcast history --blueprint
     """
     if (hub := remote()) is not None:
+        if of_blueprint:
+            raise click.UsageError("revisions of the blueprint are in the fleet's folder: run it on the hub's machine without --hub")
         seen = islice(hub.audit(model=model, node=node, since=since), limit)
         asked = [{**row, "at": iso(int(datetime.fromisoformat(row["at"]).timestamp()))} for row in seen]
         show(asked, ["at", "actor", "kind", "what"], as_json=as_json, empty="Nothing was changed.")
+        return
     if of_blueprint:
         if model is not None or node is not None or since is not None:
             raise click.UsageError("--blueprint lists revisions: leave --model, --node and --since out")
