@@ -171,7 +171,7 @@ def _drawn(group: Sequence[Cell], x: float, y: float) -> str:
         if len(group) == 1:
             shares = {"serving": 0.0, "moving": group[0].done}
         parts += _filled(shares, x, y)
-    return f'<use href="#{SHAPES.get(worst, "w")}" x="{number(x)}" y="{number(y)}"/>{parts}'
+    return f'{parts}<use href="#{SHAPES.get(worst, "w")}" x="{number(x)}" y="{number(y)}"/>'
 
 
 def _filled(shares: dict[str, float], x: float, y: float) -> str:

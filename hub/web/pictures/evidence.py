@@ -78,7 +78,7 @@ def _bar(points: Sequence[Interval], first: int, last: int, most: float) -> str:
         if abs(one.bar - before.bar) > 0.005:
             way += f"H{number(_x(one.at, first, last))}V{number(_y(one.bar, most))}"
     y = _y(points[0].bar, most)
-    return f'<path class="lim" d="{way}H{WIDTH}"/>' + text(2, y - 6, f"bar: {_odds(points[0].bar)}")
+    return f'<path class="lim" fill="none" d="{way}H{WIDTH}"/>' + text(2, y - 6, f"bar: {_odds(points[0].bar)}")
 
 
 def _odds(bar: float) -> str:
@@ -94,7 +94,8 @@ def _alarm(given: Evidence, first: int, last: int, most: float) -> str:
     x, y = _x(at.at, first, last), _y(at.evidence, most)
     anchor, place = ("end", x - 8) if x > WIDTH / 2 else ("", x + 8)
     dot = f'<circle class="a-bad" cx="{number(x)}" cy="{number(y)}" r="4"/>'
-    return dot + text(place, max(8.0, y - 7), f"alarm, {day_and_minute(alarm)}", css="kb", anchor=anchor)
+    above = min(y, _y(at.bar, most)) - 7
+    return dot + text(place, max(8.0, above), f"alarm, {day_and_minute(alarm)}", css="kb", anchor=anchor)
 
 
 def _x(at: int, first: int, last: int) -> float:
