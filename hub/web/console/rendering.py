@@ -73,7 +73,13 @@ def environment() -> Environment:
     )
     found.globals.update(asset=asset_address, path=path, nodes_where=nodes_where, sections=SECTIONS)
     found.filters.update(
-        short=short, moment=moments.moment, clock=moments.clock, day=moments.day, lasting=moments.lasting, counted=moments.counted
+        short=short,
+        moment=moments.moment,
+        clock=moments.clock,
+        day=moments.day,
+        lasting=moments.lasting,
+        lasting_coarse=moments.lasting_coarse,
+        counted=moments.counted,
     )
     found.globals["ui"] = found.get_template("macros.html").module
     return found
