@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from hub.web.console import moments
 from hub.web.console.sentence import nodes_where, path, short, shown
@@ -56,7 +55,7 @@ def asset_address(name: str) -> str:
 
 
 def _finalized(value: object) -> object:
-    return shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return shown(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 @cache

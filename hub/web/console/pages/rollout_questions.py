@@ -26,7 +26,8 @@ MEGABYTE: Final = 1_000_000
 def ask_halt(view: View) -> Asking:
     """Return the question behind Halt."""
     facts = _facts(view, {"running"}, "halted")
-    others = [line for line in facts.lines if line not in set(facts.serving)]
+    serving = {line.node.name for line in facts.serving}
+    others = [line for line in facts.lines if line.node.name not in serving]
     begun = sum(line.found.name == "moving" and _has_begun(line) for line in others)
     keep = f"{number_of(len(facts.serving), 'node')} {verb(len(facts.serving), 'keep')} {facts.deployment.release.version}"
     stay = (
