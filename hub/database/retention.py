@@ -16,6 +16,7 @@ from hub.database.connection import Database
 from hub.database.rows import INTERVAL_KEY
 
 DAY = 86_400
+CONSOLE_DAYS = 8  # A session of the console ends after seven.
 PIECE = 500  # Rows of one transaction.
 
 
@@ -83,6 +84,8 @@ def _rules(db: Connection, kept: Retention, needed: Mapping[str, int], now: int)
     yield _old(tables.commands, commands.at < history, commands.state != "open")
     yield _old(tables.api_requests, tables.api_requests.c.at < now - DAY)
     yield _old(tables.api_tokens, tables.api_tokens.c.expires_at < history)
+    yield _old(tables.console_sessions, tables.console_sessions.c.made_at < now - CONSOLE_DAYS * DAY)
+    yield _old(tables.console_links, tables.console_links.c.expires_at < now)
     yield _old(tables.publishes, tables.publishes.c.last_at < history)
     events = tables.events.c
     newest = int(db.execute(select(func.max(events.id))).scalar() or 0)

@@ -21,6 +21,8 @@ TABLES = frozenset(
         "api_tokens",
         "certificates",
         "commands",
+        "console_links",
+        "console_sessions",
         "counted",
         "deliveries",
         "device_lives",

@@ -423,3 +423,28 @@ api_requests = Table(
     Column("command", BigInteger, nullable=False),
     Index("api_requests_by_age", "at"),
 )
+
+# Who is signed in to the console. `digest` is SHA-256 of the cookie; `token` is the API token that the session ends with. `looked_at` is
+# when its owner looked last, and `before_at` when the visit before this one ended.
+console_sessions = Table(
+    "console_sessions",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("name", _characters(64), nullable=False),
+    Column("role", _characters(16), nullable=False),
+    Column("token", _characters(16)),
+    Column("made_at", BigInteger, nullable=False),
+    Column("used_at", BigInteger, nullable=False),
+    Column("looked_at", BigInteger, nullable=False),
+    Column("before_at", BigInteger),
+)
+
+# Links that sign somebody in to the console once. `digest` is SHA-256 of what the link carries.
+console_links = Table(
+    "console_links",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("name", _characters(64), nullable=False),
+    Column("role", _characters(16), nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)
