@@ -40,7 +40,7 @@ def _deaf(hours: Sequence[ReleaseHour], *, since: int, now: int) -> tuple[tuple[
     if not hours:
         return ()
     heard = {one.hour for one in hours if one.listened_seconds >= DEAF_BELOW_SECONDS}
-    first, last = max(hours[0].hour, since // HOUR * HOUR), now // HOUR * HOUR
+    first, last = max(hours[0].hour + HOUR, since // HOUR * HOUR), now // HOUR * HOUR
     found: list[tuple[int, int]] = []
     for hour in range(first, last, HOUR):
         if hour in heard:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from hub.core.rollouts.listening import Listened
+from hub.database.connection import Database
 from hub.database.release_hours import HOUR, ReleaseHour, ReleaseHours
 
 LOOK_SECONDS: Final = 300.0
@@ -22,9 +23,9 @@ class ReleaseHistory:
     """Keep the hours of releases while the hub runs."""
 
     def __init__(
-        self, hours: ReleaseHours, *, listening: Listening, wall: Callable[[], float], monotonic: Callable[[], float]
+        self, database: Database, *, listening: Listening, wall: Callable[[], float], monotonic: Callable[[], float]
     ) -> None:
-        self._hours, self._listening, self._wall, self._monotonic = hours, listening, wall, monotonic
+        self._hours, self._listening, self._wall, self._monotonic = ReleaseHours(database), listening, wall, monotonic
         self._looked_at = float("-inf")
         self._hour, self._heard, self._listened_at = 0, 0.0, float(listening.seconds)
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from hub.web.console.page import Page, Question
-from hub.web.console.pages import fleet, keys
+from hub.web.console.pages import fleet, keys, listed
 
 # An address is answered by the first that matches it, questions before pages.
-PAGES: Final[Sequence[Page]] = (*fleet.PAGES, *keys.PAGES)
+PAGES: Final[Sequence[Page]] = (*fleet.PAGES, *keys.PAGES, *listed.PAGES)
 QUESTIONS: Final[Sequence[Question]] = (*keys.QUESTIONS,)
