@@ -30,11 +30,13 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Hold what a list of nodes is asked for: a selector, a release that they serve (model@version), and what they wait for."""
+    """Hold what a list of nodes is asked for: a selector, a release that they serve (model@version), what they wait for, and the
+    deployment that decides for them (model/name)."""
 
     where: str = ""
     serves: str = ""
     waits: str = ""
+    deployment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,10 @@ def _names(seen: Snapshot, asked: Asked) -> list[str]:
     if asked.serves:
         model, _, version = asked.serves.partition("@")
         names = [name for name in names if _version(seen, name, model) == version]
+    if asked.deployment:
+        model, _, name_of = asked.deployment.partition("/")
+        decided = {line.node.name for line in seen.lines if (line.model, line.deployment) == (model, name_of)}
+        names = [name for name in names if name in decided]
     if asked.waits:
         names = [name for name in names if (line := seen.worst.get(name)) is not None and waits_for(line.found) == asked.waits]
     return names
@@ -143,10 +149,11 @@ def _class(seen: Snapshot, name: str) -> str:
 
 
 def _nobody(seen: Snapshot, asked: Asked) -> str:
-    if not asked.serves and not asked.waits:
+    if replace(asked, where="") == Asked():
         return nobody(asked.where, [node.facts for node in seen.seen.nodes.values()]) if asked.where else ""
     what = [f"serves {asked.serves.replace('@', ' ')}"] if asked.serves else []
     what += [f"waits for {asked.waits}"] if asked.waits else []
+    what += [f"is of deployment {asked.deployment}"] if asked.deployment else []
     return f"No node{f' that matches {asked.where}' if asked.where else ''} {' and '.join(what)}."
 
 

@@ -2,6 +2,6 @@
 
 from typing import Final
 
-from hub.web.console.pages import nodes
+from hub.web.console.pages import model, models, nodes
 
-PAGES: Final = (*nodes.PAGES,)
+PAGES: Final = (*models.PAGES, *model.PAGES, *nodes.PAGES)

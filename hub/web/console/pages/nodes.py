@@ -1,6 +1,7 @@
 """Answer which nodes there are, and why they are so: a selector, what they have in common, and a row each, the worst first."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 from markupsafe import Markup
@@ -19,8 +20,9 @@ from schemas.errors import Code, Refused
 LIMITS: Final = (20, 50, 100, 200)
 LIMIT: Final = 50
 SORTS: Final = {"state": "class", "node": "node", "last_seen": "heard", "-last_seen": "heard"}
+CHOICES: Final = ("serves", "waits", "deployment")  # Besides the selector.
 SECONDS: Final = 2.0  # How long what was counted is kept for all viewers.
-QUERY: Final = frozenset({"where", "serves", "waits", "sort", "cursor", "limit", "more"})
+QUERY: Final = frozenset({"where", "serves", "waits", "deployment", "sort", "cursor", "limit", "more"})
 TONES: Final = {"refused": "bad", "rolled_back": "bad", "unreachable": "warn", "expired": "warn"}
 VERBS: Final = {"moving": "move", "waiting": "wait", "serving": "serve"}
 
@@ -28,7 +30,7 @@ VERBS: Final = {"moving": "move", "waiting": "wait", "serving": "serve"}
 def load(view: View) -> Answer:
     """Return the list of nodes."""
     query = view.query
-    asked = Asked(query.get("where", "").strip(), query.get("serves", ""), query.get("waits", ""))
+    asked = Asked(query.get("where", "").strip(), *(query.get(name, "") for name in CHOICES))
     sort, limit, more = query.get("sort", DEFAULT_SORT), limit_of(query), query.get("more", "")
     seen = view.snapshot
     found = view.shared.get(
@@ -110,17 +112,18 @@ def _pager(found: Listing, page: Any, limit: int, address: Any, sort: str) -> di
 def _facet(one: Facet, query: Mapping[str, str]) -> dict[str, Any]:
     kept = {"sort": query.get("sort"), "limit": query.get("limit")}
     values = [
-        (each.text, each.nodes, path("nodes", where=each.asked.where or None, serves=each.asked.serves or None, waits=each.asked.waits or None, **kept), each.is_chosen)
+        (each.text, each.nodes, path("nodes", **{name: value or None for name, value in asdict(each.asked).items()}, **kept), each.is_chosen)
         for each in one.values
     ]  # fmt: skip
-    more = path("nodes", **{name: query.get(name) for name in ("where", "serves", "waits", "sort", "limit")}, more=one.name)
+    more = path("nodes", **{name: query.get(name) for name in ("where", *CHOICES, "sort", "limit")}, more=one.name)
     return {"name": one.name, "values": values, "more": more if one.left_out else "", "left_out": one.left_out}
 
 
 def _chips(asked: Asked, address: Any) -> list[tuple[str, str]]:
     """Return what is asked for besides the selector, each with the address of the list without it."""
-    found = [(f"serves {asked.serves.replace('@', ' ')}", address(serves=None, cursor=None))] if asked.serves else []
-    return [*found, *([(f"waits for {asked.waits}", address(waits=None, cursor=None))] if asked.waits else [])]
+    words = {"serves": asked.serves.replace("@", " "), "waits for": asked.waits, "of deployment": asked.deployment}
+    names = dict(zip(words, CHOICES, strict=True))
+    return [(f"{word} {text}", address(**{names[word]: None, "cursor": None})) for word, text in words.items() if text]
 
 
 def _row(view: View, seen: Snapshot, name: str) -> dict[str, Any]:
@@ -165,7 +168,7 @@ def _lead(found: Listing) -> str:
 
 
 def _title(found: Listing, asked: Asked) -> str:
-    what = ", ".join(one for one in (asked.where, asked.serves and f"serves {asked.serves}", asked.waits and f"waits for {asked.waits}") if one)
+    what = ", ".join(one for one in (asked.where, asked.serves, asked.waits, asked.deployment) if one)
     return f"{counted(len(found.places))} nodes{f': {what}' if what else ''}"
 
 
