@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fleetcast import durable
-from hub.cli.drift_story import Explained, Story
+from hub.operations.drift_story import Explained, Story
 from hub.cli.errors import Ended, Exit
 from hub.core.drift.compare import Comparison, in_words
 

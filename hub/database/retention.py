@@ -79,6 +79,7 @@ def _rules(db: Connection, kept: Retention, needed: Mapping[str, int], now: int)
     waiting = select(tables.deliveries.c.alert)
     yield _old(tables.alerts, alerts.at < history, _not_needed(alerts.model, alerts.at, needed), alerts.id.not_in(waiting))
     yield _old(tables.refusals, tables.refusals.c.at < history)
+    yield _old(tables.release_hours, tables.release_hours.c.hour < history)
     yield _receipts(kept, needed, now)
     commands = tables.commands.c
     yield _old(tables.commands, commands.at < history, commands.state != "open")

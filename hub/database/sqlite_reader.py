@@ -45,6 +45,7 @@ TABLES = frozenset(
         "receipts",
         "receivers",
         "refusals",
+        "release_hours",
         "retained",
         "serving",
         "streams",

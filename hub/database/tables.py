@@ -424,6 +424,17 @@ api_requests = Table(
     Index("api_requests_by_age", "at"),
 )
 
+# How many nodes served which version of a model at the end of an hour (`counts`, as JSON), and for how long of it the hub heard its nodes.
+release_hours = Table(
+    "release_hours",
+    metadata,
+    Column("model", _characters(64), primary_key=True),
+    Column("hour", BigInteger, primary_key=True),
+    Column("counts", Text, nullable=False),
+    Column("listened_seconds", Double, nullable=False),
+    Index("release_hours_by_age", "hour"),
+)
+
 # Who is signed in to the console. `digest` is SHA-256 of the cookie; `token` is the API token that the session ends with. `looked_at` is
 # when its owner looked last, and `before_at` when the visit before this one ended.
 console_sessions = Table(

@@ -24,7 +24,7 @@ from hub.web.console.live import Live
 from hub.web.console.page import Answer, Asking, Done, Given, Page, Question, View
 from hub.web.console.pages import PAGES, QUESTIONS
 from hub.web.console.pages.matters import count_of_matters
-from hub.web.console.refusals import Wrong, bug, may_not, no_right, of_refused
+from hub.web.console.refusals import NotThere, Wrong, bug, may_not, no_right, of_refused
 from hub.web.console.shared import Shared
 from hub.web.guard import Door
 from hub.web.problems import Refusal
@@ -270,6 +270,8 @@ def _safely(own: Console, handler: Handler) -> Handler:
             wrong, headers = of_refused(refusal.refused, refusal.status), dict(refusal.headers or {})
         except Refused as refused:
             wrong = of_refused(refused)
+        except NotThere as found:
+            wrong = found.wrong
         except Unreachable as error:
             log.error("console.failed", path=request.url.path, reason=str(error))
             wrong = Wrong(503, "The hub's database does not answer. Nothing was changed. Try again in a moment.", title="no database")

@@ -28,6 +28,14 @@ class Wrong:
     title: str = ""
 
 
+class NotThere(Exception):
+    """Carry what is said where a page's subject is not there."""
+
+    def __init__(self, wrong: Wrong) -> None:
+        super().__init__(wrong.title)
+        self.wrong = wrong
+
+
 def of_refused(refused: Refused, status: int | None = None) -> Wrong:
     """Return what is said of a refusal."""
     _, mend = MEANINGS.get(refused.code, ("", "")) if refused.code in MEANINGS else ("", "")

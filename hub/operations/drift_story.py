@@ -1,10 +1,10 @@
-"""What `fleetcast drift explain` shows: the counts of a stream beside its reference, and its tests over time. Prints and draws nothing."""
+"""Tell what a stream shows: its counts beside its reference, and its tests over time. Prints and draws nothing."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from fleetcast.counted import counted
-from hub.cli.time_arguments import written
+from hub.operations.moments import written
 from hub.core.drift import accuracy, interval_significance, periods, shift_size
 from hub.core.drift.compare import Comparison, compare
 from hub.core.drift.episodes import Episode
