@@ -88,5 +88,5 @@ def plant(folder: Path, *, nodes: int = 12, **settings: Any) -> Iterator[Plant]:
                 yield found
             finally:
                 for device in devices:
-                    device.client.close()
+                    device.client.link.close()
                 server.stop()
