@@ -177,9 +177,7 @@ def _class_facet(seen: Snapshot, asked: Asked, selector: tuple[Requirement, ...]
     return Facet("class", tuple(_value(asked, selector, STATE_KEY, one, counts[one]) for one in BY_NEED if counts[one] or not asked.where))
 
 
-def _label_facet(
-    seen: Snapshot, asked: Asked, selector: tuple[Requirement, ...], names: Sequence[str], key: str, expanded: str
-) -> Facet:
+def _label_facet(seen: Snapshot, asked: Asked, selector: tuple[Requirement, ...], names: Sequence[str], key: str, expanded: str) -> Facet:
     counts = Counter(value for name in _without(seen, asked, names, key) if (value := _label(seen, name, key)))
     values = [_value(asked, selector, key, text, nodes) for text, nodes in sorted(counts.items(), key=lambda one: (-one[1], one[0]))]
     return _bounded(key, values, expanded)

@@ -54,9 +54,7 @@ def receipt_lines(rows: Sequence[ReceiptRow], public_key: bytes) -> list[Receipt
     """Return the lines of a node's receipts."""
     signer = sha256(public_key).hex()[:8] if public_key else ""
     return [
-        ReceiptLine(
-            row.received_at, row.outcome, row.model or "", row.version or "", row.code, row.reason, evidence_of(row), signer
-        )
+        ReceiptLine(row.received_at, row.outcome, row.model or "", row.version or "", row.code, row.reason, evidence_of(row), signer)
         for row in rows
     ]
 

@@ -114,7 +114,9 @@ def _sentence(rows: Sequence[dict[str, Any]], now: int) -> Markup | str:
     waits = Counter(row["state"] for row in rows)
     if not rows:
         return "Nothing can be judged yet: no interval of any stream has come."
-    parts = [f"{waits['calibrates']} {'stream calibrates' if waits['calibrates'] == 1 else 'streams calibrate'}"] if waits["calibrates"] else []
+    parts = (
+        [f"{waits['calibrates']} {'stream calibrates' if waits['calibrates'] == 1 else 'streams calibrate'}"] if waits["calibrates"] else []
+    )
     few = [row for row in rows if row["state"] == "too few"]
     if few:
         parts.append(f"{len(few)} {'has' if len(few) == 1 else 'have'} too few nodes ({few[0]['reason']})")
@@ -170,7 +172,9 @@ def _stream(row: dict[str, Any], is_chosen: bool, now: int) -> dict[str, Any]:
     return {
         "name": f"{row['model']} {row['version']}",
         "id": f"stream-{row['model']}-{row['version']}-{row['cohort']}-{row['about']}",
-        "where": row["cohort"] + (f", {row['about']}" if row["about"] != SIGNALS else "") + (f", since {_since(row, now)}" if row["since"] else ""),
+        "where": row["cohort"]
+        + (f", {row['about']}" if row["about"] != SIGNALS else "")
+        + (f", since {_since(row, now)}" if row["since"] else ""),
         "address": _at(row),
         "state": row["state"],
         "is_wrong": row["alarm"],
@@ -186,9 +190,7 @@ def _stream(row: dict[str, Any], is_chosen: bool, now: int) -> dict[str, Any]:
 def _tests(view: View, row: dict[str, Any]) -> list[Drift]:
     about = None if row["about"] == SIGNALS else row["about"]
     key = (row["model"], row["version"], row["cohort"], about)
-    return view.shared.get(
-        ("tests", *key), lambda: Findings(view.fleet.store.database).drifts(key, limit=TESTS_MAX), seconds=STORY_SECONDS
-    )
+    return view.shared.get(("tests", *key), lambda: Findings(view.fleet.store.database).drifts(key, limit=TESTS_MAX), seconds=STORY_SECONDS)
 
 
 def _evidence(row: dict[str, Any], tests: Sequence[Drift]) -> Any:
@@ -198,7 +200,9 @@ def _evidence(row: dict[str, Any], tests: Sequence[Drift]) -> Any:
         if one.evidence is not None and one.evidence_needed is not None
     )
     raised = [one.start for one in tests if one.episode == "raised"]
-    return evidence(Evidence(f"{row['model']} {row['version']} {row['cohort']}", points, _seconds(row["since"]), raised[-1] if raised else None))
+    return evidence(
+        Evidence(f"{row['model']} {row['version']} {row['cohort']}", points, _seconds(row["since"]), raised[-1] if raised else None)
+    )
 
 
 def _story(view: View, row: dict[str, Any]) -> tuple[Story | None, str]:
@@ -225,7 +229,7 @@ def _story(view: View, row: dict[str, Any]) -> tuple[Story | None, str]:
 
 
 def _signal(one: Explained) -> dict[str, Any]:
-    bins = tuple(Bin(each.label, each.expected, each.seen, WHISKER_SDS * each.sd) for each in one.comparison.bins)
+    bins = tuple(Bin(_label(each.label), each.expected, each.seen, WHISKER_SDS * each.sd) for each in one.comparison.bins)
     moved = one.comparison.moved
     way = "another shape" if moved.direction == "shape" else moved.direction
     size = shift_size.in_short(moved.value, moved.low, moved.high, moved.unit)
@@ -235,6 +239,15 @@ def _signal(one: Explained) -> dict[str, Any]:
         "picture": histogram(Histogram(one.comparison.name, bins)),
         "since": day(one.since) if one.since else "",
     }
+
+
+def _label(label: str) -> str:
+    """Return what a bin holds, as short as an axis needs it: <2, 2, ≥3.2."""
+    if label.startswith("below "):
+        return f"<{label.removeprefix('below ')}"
+    if label.endswith(" and up"):
+        return f"≥{label.removesuffix(' and up')}"
+    return label.partition(" to ")[0]
 
 
 def _effects(view: View, story: Story) -> list[Markup]:

@@ -28,7 +28,11 @@ def does(line: NodeLine | None, version: str = "") -> Markup:
     if line is None:
         return said("no deployment decides for it")
     found: NodeClass = line.found
-    sentence = found.sentence.replace("refused it", f"refused {version}").replace("went back from it", f"went back from {version}") if version else found.sentence
+    sentence = (
+        found.sentence.replace("refused it", f"refused {version}").replace("went back from it", f"went back from {version}")
+        if version
+        else found.sentence
+    )
     if found.name == "serving":
         return said(sentence)
     if found.code and found.code in sentence:

@@ -191,7 +191,9 @@ def marked(sentence: str) -> Markup:
     count, _, offer = near.removesuffix(".").partition(" match")
     if count.isdigit() and offer:
         where = offer.removeprefix("es").strip()
-        return said("No node matches ", bold(first), f". {count} match{'es' if count == '1' else ''} ", link(where, path("nodes", where=where)), ".")
+        return said(
+            "No node matches ", bold(first), f". {count} match{'es' if count == '1' else ''} ", link(where, path("nodes", where=where)), "."
+        )
     return said("No node matches ", bold(first), ". ", near)
 
 
