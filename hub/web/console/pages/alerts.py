@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from hub.database.alert_rows import AlertRow
+from hub.database.rows import AlertRow
 from hub.operations.alert_states import WEEK_SECONDS, deliveries_of, is_open, open_keys
 from hub.web.console.moments import moment
 from hub.web.console.page import Answer, Page, View
@@ -13,6 +13,7 @@ from hub.web.console.sentence import path
 from hub.web.pages import CURSOR_CHARACTERS_MAX, cursor_of, key_of
 from schemas.errors import Code, Refused
 
+PAGE: Final = 200
 SCAN_MAX: Final = 2000  # Alerts that one page looks through for those in the state that was asked for.
 STATES: Final = ("open", "ended", "all")
 SHAPES: Final = {
@@ -35,7 +36,7 @@ def load(view: View) -> Answer:
     told = deliveries_of(view.fleet.store.database, [row.id for row in rows])
     ended = _ended_lately(view, now_open)
     count = len(now_open)
-    address = lambda **changes: path("alerts", **{"state": view.query.get("state"), "limit": view.query.get("limit"), **changes})  # noqa: E731
+    kept = {name: view.query.get(name) for name in ("state", "limit")}
     return Answer(
         _sentence(count, ended),
         "fleetcast watch",
@@ -43,8 +44,8 @@ def load(view: View) -> Answer:
             "rows": [_row(row, now_open, told, view.now) for row in _open_first(rows, now_open)],
             "state": state,
             "states": [(one, path("alerts", state=one)) for one in STATES],
-            "next": address(cursor=cursor_of([rows[-1].id])) if more and rows else "",
-            "first_page": address() if before is not None else "",
+            "next": path("alerts", **kept, cursor=cursor_of([rows[-1].id])) if more and rows else "",
+            "first_page": path("alerts", **kept) if before is not None else "",
             "count": count,
         },
         title="alerts",
@@ -70,6 +71,11 @@ def _sentence(count: int, ended: int) -> str:
 
 
 def before_of(query: Mapping[str, str]) -> int | None:
+    """Return the number before which a page of a list begins, newest first; None where it is the first page.
+
+    Raises:
+        Refused: REQUEST_INVALID: this list has not given such a cursor.
+    """
     cursor = query.get("cursor")
     if cursor is None:
         return None
@@ -80,17 +86,18 @@ def before_of(query: Mapping[str, str]) -> int | None:
 
 def _read(view: View, state: str, now_open: frozenset[Any], before: int | None, limit: int) -> tuple[list[AlertRow], bool]:
     found: list[AlertRow] = []
-    scanned = 0
+    scanned, size = 0, limit + 1
     while len(found) <= limit and scanned < SCAN_MAX:
-        page = view.fleet.store.alerts_before(before, 200)
+        page = view.fleet.store.alerts_before(before, size)
         for row in page:
             before, scanned = row.id, scanned + 1
             if state == "all" or is_open(row.alert, now_open) == (state == "open"):
                 found.append(row)
                 if len(found) > limit:
                     return found[:limit], True
-        if len(page) < 200:
+        if len(page) < size:
             return found, False
+        size = PAGE
     return found, True
 
 

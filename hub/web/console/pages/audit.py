@@ -49,17 +49,18 @@ def _sentence(asked: Mapping[str, str]) -> str:
 
 def _read(view: View, asked: Mapping[str, str], before: int | None, limit: int) -> tuple[list[EventRow], bool]:
     found: list[EventRow] = []
-    scanned = 0
+    scanned, size = 0, limit + 1
     while scanned < SCAN_MAX:
-        page = view.fleet.store.changes(limit=PAGE, before_id=before)
+        page = view.fleet.store.changes(limit=size, before_id=before)
         for row in page:
             before, scanned = row.id, scanned + 1
             if _matches(row, asked):
                 found.append(row)
                 if len(found) > limit:
                     return found[:limit], True
-        if len(page) < PAGE:
+        if len(page) < size:
             return found, False
+        size = PAGE
     return found, True
 
 

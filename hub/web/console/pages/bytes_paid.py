@@ -16,6 +16,7 @@ from schemas.state import LinkClass
 SECONDS: Final = 5.0
 ROWS_MAX: Final = 100
 KINDS: Final[tuple[By, ...]] = get_args(By)
+ADDS_UP: Final = "Planned is received, reused and missing; wasted comes on top."
 NAMES: Final = {"link": "class of link", "release": "release", "site": "site"}
 
 
@@ -53,7 +54,7 @@ def load(view: View) -> Answer:
             "receipts_max": byte_sums.RECEIPTS_MAX,
         },
         title=f"bytes {'today' if is_today else day.isoformat()}",
-        lead=f"By receipts{' and reports' if is_today else ''} of {number_of(every.nodes, 'node')}, day of UTC. Planned is received, reused and missing; wasted comes on top.",
+        lead=f"By receipts{' and reports' if is_today else ''} of {number_of(every.nodes, 'node')}, day of UTC. {ADDS_UP}",
     )
 
 
@@ -82,7 +83,8 @@ def _sentence(every: Sum, day: date, *, is_today: bool) -> str:
     when = "today" if is_today else f"on {day.day} {day:%b}"
     if not every.planned:
         return f"Nothing was fetched {when}"
-    return f"{megabytes(every.received)} MB received of {megabytes(every.planned - every.reused)} planned {when}, {megabytes(every.wasted)} wasted"
+    received, planned = megabytes(every.received), megabytes(every.planned - every.reused)
+    return f"{received} MB received of {planned} planned {when}, {megabytes(every.wasted)} wasted"
 
 
 def _row(one: Sum, full: int) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from hub.web.console.sentence import bold, code, link, path, said
 from hub.web.pictures.bullet import bullet
 from hub.web.pictures.evidence import Evidence, Interval, evidence
 from hub.web.pictures.histogram import Bin, Histogram, histogram
-from schemas.analytics_messages import Drift
+from schemas.analytics_messages import Drift, SignalDrift
 from schemas.errors import Refused
 
 TESTS_MAX: Final = 120
@@ -143,9 +143,11 @@ def _lead(rows: Sequence[dict[str, Any]]) -> str:
     counts = Counter(row["state"] for row in rows)
     parts = [f"{counts[state]} {word}" for state, word in WORDS.items() if counts[state]]
     others = sum(counts[state] for state in WORDS)
-    return f"{counted(others)} {verb(others, 'do') if others != 1 else 'does'} not: {', '.join(parts)}." if others and counts["drifts"] else (
-        f"{', '.join(parts)}." if parts else ""
-    )  # fmt: skip
+    if not parts:
+        return ""
+    if not counts["drifts"]:
+        return f"{', '.join(parts)}."
+    return f"{counted(others)} {'does' if others == 1 else 'do'} not: {', '.join(parts)}."
 
 
 def _seconds(text: str | None) -> int | None:
@@ -298,12 +300,18 @@ def _table(view: View, test: Drift, story: Story | None) -> list[dict[str, Any]]
             "is_shown": one.name in shown,
             "side": sides.get(one.name, ""),
             "direction": one.direction if one.size else "as before",
-            "size": shift_size.in_short(one.size, one.size_low, one.size_high, one.size_unit) if one.size_unit is not None and one.size else "0",
+            "size": _size(one),
             "evidence": f"{one.evidence:.1f}" if one.evidence is not None else "",
             "is_wrong": bool(one.alarm),
         }
         for one in rows[:20]
     ]  # fmt: skip
+
+
+def _size(one: SignalDrift) -> str:
+    if one.size_unit is None or one.size_low is None or one.size_high is None or not one.size:
+        return f"{one.size:.2f}" if one.size else "0"
+    return shift_size.in_short(one.size, one.size_low, one.size_high, one.size_unit)
 
 
 QUERY: Final = frozenset({"signal", "at", "about"})

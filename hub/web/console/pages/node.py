@@ -179,11 +179,9 @@ def _figures(evidence: Evidence | None) -> str:
 def _budgets(node: Node) -> list[dict[str, Any]]:
     telemetry, found = node.state.telemetry, []
     if telemetry is not None and telemetry.rho_day_max:
-        spent, limit = telemetry.rho_spent, telemetry.rho_day_max
-        label = f"{spent:.2g} of {limit:.2g}"
-        found.append(
-            {"name": "privacy, rho a day", "picture": bullet(spent, limit, label=label), "spent": f"{spent:.2g}", "limit": f"{limit:.2g}"}
-        )
+        rho, most = telemetry.rho_spent, telemetry.rho_day_max
+        picture = bullet(rho, most, label=f"{rho:.2g} of {most:.2g}")
+        found.append({"name": "privacy, rho a day", "picture": picture, "spent": f"{rho:.2g}", "limit": f"{most:.2g}"})
     for slot in node.state.slots:
         if slot.bytes_planned:
             spent, limit = megabytes(slot.bytes_received), megabytes(slot.bytes_planned)

@@ -5,10 +5,10 @@ from typing import Any
 from markupsafe import Markup
 
 from hub.core.rollouts.node_class import NodeClass
+from hub.operations.deployed import model_of
 from hub.operations.node_classes import NodeLine
 from hub.web.console.page import View
 from hub.web.console.sentence import code, path, said
-from hub.operations.deployed import model_of
 
 WANTED_SECONDS = 2.0
 

@@ -8,7 +8,6 @@ from hub.core.publish.check_rules import Check, content_of
 from hub.operations.opened_fleet import check_model
 from hub.operations.release_rows import needed_as, present_deployments
 from hub.publish.check_results import Checks
-from schemas.bundle import role_name
 from hub.web.console.moments import moment
 from hub.web.console.page import Answer, Page, View
 from hub.web.console.pages.models import manifests_of
@@ -16,6 +15,7 @@ from hub.web.console.pages.node_words import megabytes
 from hub.web.console.pages.releases_words import serving
 from hub.web.console.refusals import NotThere, Wrong
 from hub.web.console.sentence import bold, code, link, listed, path, said
+from schemas.bundle import role_name
 from schemas.manifest import Manifest
 
 DIGITS: Final = 12
