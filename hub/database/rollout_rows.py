@@ -50,19 +50,20 @@ class RolloutRows(Part):
         table = tables.rollouts
         return self._rows(RolloutRow, select(table).order_by(table.c.model, table.c.deployment))
 
-    def put_rollout_row(self, row: RolloutRow, happened: str = "", actor: str | None = None) -> None:
-        """Keep the working state; `happened` is a sentence for those who watch, where something did; `actor` asked for it."""
+    def put_rollout_row(self, row: RolloutRow, happened: str = "", actor: str | None = None, why: str = "") -> None:
+        """Keep the working state; `happened` is a sentence for those who watch; `actor` asked for it, and said `why`."""
         with self._write() as db:
             put(db, tables.rollouts, {"model": row.model, "deployment": row.deployment}, fields(row))
             if happened:
                 facts = {"model": row.model, "deployment": row.deployment, "serial": row.serial, "rollout": row.rollout}
-                self._event(db, "rollout", happened, facts, actor or self.database.actor)
+                self._event(db, "rollout", happened, facts | ({"why": why} if why else {}), actor or self.database.actor)
 
-    def drop_rollout_row(self, model: str, deployment: str, happened: str, *, actor: str | None = None) -> None:
+    def drop_rollout_row(self, model: str, deployment: str, happened: str, *, actor: str | None = None, why: str = "") -> None:
         """Drop the working state of a deployment that was taken away."""
         with self._write() as db:
             db.execute(where(delete(tables.rollouts), tables.rollouts, {"model": model, "deployment": deployment}))
-            self._event(db, "rollout", happened, {"model": model, "deployment": deployment}, actor or self.database.actor)
+            facts = {"model": model, "deployment": deployment} | ({"why": why} if why else {})
+            self._event(db, "rollout", happened, facts, actor or self.database.actor)
 
 
 def _command_row(*, kind: str, body: str, **columns: Any) -> CommandRow:

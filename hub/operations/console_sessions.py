@@ -8,7 +8,6 @@ from typing import Final
 from hub.database.session_rows import LinkRow, SessionRow, Sessions
 from hub.operations import api_tokens
 from hub.operations.opened_fleet import OpenedFleet
-from schemas.errors import Code, Refused
 from schemas.names import sha256
 
 SECRET_BYTES: Final = 32
@@ -45,6 +44,7 @@ def make_link(fleet: OpenedFleet, *, name: str, role: api_tokens.Role = "admin")
     secret, now = secrets.token_urlsafe(SECRET_BYTES), int(time.time())
     row = LinkRow(sha256(secret.encode()), name, role, now + LINK_SECONDS)
     Sessions(fleet.store.database).add_link(row, now=now)
+    fleet.store.add_event("token", f"a link to the console was made for {name}, {role}", {"name": name}, actor=name)
     return secret
 
 
@@ -76,6 +76,8 @@ def _begin(fleet: OpenedFleet, name: str, role: str, token: str | None) -> str:
     sessions.end_old(made_before=now - SESSION_SECONDS, used_before=now - IDLE_SECONDS)
     row = SessionRow(sha256(cookie.encode()), name, role, token, now, now, now, before_at=before.looked_at if before is not None else None)
     sessions.add(row, kept_max=SESSIONS_MAX)
+    how, actor = ("a link", name) if token is None else ("a token", f"{api_tokens.ACTOR_PREFIX}{name}")
+    fleet.store.add_event("token", f"{name} signed in to the console by {how}, {role}", {"name": name}, actor=actor)
     return cookie
 
 
@@ -109,16 +111,3 @@ def find(fleet: OpenedFleet, cookie: str, *, looks: bool) -> Session | Over | No
 def end(fleet: OpenedFleet, cookie: str) -> None:
     """Sign somebody out."""
     Sessions(fleet.store.database).end(sha256(cookie.encode()))
-
-
-def check_may_link(fleet: OpenedFleet) -> None:
-    """Check that the hub has a console to link to.
-
-    Raises:
-        Refused: SETTINGS_INVALID: it is turned off.
-    """
-    if not fleet.settings.web_listen:
-        raise Refused(
-            Code.SETTINGS_INVALID,
-            "the hub has no console, for `web_listen` in fleet.toml is empty: give it an address, such as 127.0.0.1:0",
-        )

@@ -174,7 +174,7 @@ class Controller:
             after, text = self._obey(before, command)
             changed = after != before
             if changed:
-                self._sign(before, after, text, actor=command.actor)
+                self._sign(before, after, text, actor=command.actor, why=_why(command))
         except Refused as refusal:
             log.warning("command.refused", kind=command.kind, model=command.model, code=str(refusal.code), reason=refusal.reason)
             self._store.finish_command(command.id, ok=False, text=refusal.reason, code=str(refusal.code))
@@ -409,7 +409,7 @@ class Controller:
 
     # Durability
 
-    def _sign(self, before: Model, after: Model, *texts: str, actor: str | None = None) -> None:
+    def _sign(self, before: Model, after: Model, *texts: str, actor: str | None = None, why: str = "") -> None:
         """Sign a model's deployments, then what earlier nodes read, then keep the working state."""
         now = datetime.fromtimestamp(self._wall(), UTC)
         statement = after.statement(expires=int((now + life("rollouts")).timestamp()))
@@ -419,7 +419,7 @@ class Controller:
         signed = replace(after, serial=statement.serial, expires=statement.expires)
         self._models[after.name] = signed  # Whatever fails from here on, no other statement gets this serial.
         self._inform_earlier_nodes(signed)
-        self._keep(before, signed, *texts, actor=actor)
+        self._keep(before, signed, *texts, actor=actor, why=why)
 
     def _inform_earlier_nodes(self, model: Model) -> None:
         """Sign the rollout that earlier nodes read, where it says something else than before: each is sent to every node.
@@ -447,17 +447,17 @@ class Controller:
         self._repository.set_rollout(model.name, codec.encode(wanted), rollouts=self._signer, now=now)
         log.info("rollout.signed_for_earlier_nodes", model=wanted.model, serial=wanted.serial, state=wanted.state, percent=wanted.percent)
 
-    def _keep(self, before: Model, after: Model, *texts: str, actor: str | None = None) -> None:
+    def _keep(self, before: Model, after: Model, *texts: str, actor: str | None = None, why: str = "") -> None:
         happened = list(texts)
         for progress in after.rollouts:
             known = before.get(progress.name)
             if progress != known:
                 is_new = known is None or progress.deployment != known.deployment
                 text = happened.pop(0) if happened and is_new else ""
-                self._store.put_rollout_row(self._row(after, progress), happened=text, actor=actor)
+                self._store.put_rollout_row(self._row(after, progress), happened=text, actor=actor, why=why)
         for progress in before.rollouts:
             if after.get(progress.name) is None:
-                self._store.drop_rollout_row(after.name, progress.name, happened.pop(0) if happened else "", actor=actor)
+                self._store.drop_rollout_row(after.name, progress.name, happened.pop(0) if happened else "", actor=actor, why=why)
         self._models[after.name] = after
 
     def _row(self, model: Model, progress: core.Progress) -> RolloutRow:
@@ -535,3 +535,8 @@ class Controller:
 def _runs(model: Model) -> bool:
     """Return whether a rollout of the model moves, so that its gates are looked at all the time."""
     return any(one.deployment.state == "running" for one in model.rollouts)
+
+
+def _why(command: CommandRow) -> str:
+    """Return the reason that was given with a command; "" where there is none."""
+    return "" if isinstance(command.command, Refused) else command.command.why or ""

@@ -38,6 +38,11 @@ def lasting(seconds: float) -> str:
     return f"{whole // _MINUTE} min" if whole >= _MINUTE else f"{whole} s"
 
 
+def lasting_coarse(seconds: float) -> str:
+    """Return a duration to the minute, so that what shows it does not change each second."""
+    return lasting(seconds) if seconds >= _MINUTE else "1 min"
+
+
 def _two(first: int, unit: str, second: int, smaller: str) -> str:
     return f"{first} {unit} {second} {smaller}" if second else f"{first} {unit}"
 

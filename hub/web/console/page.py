@@ -1,7 +1,8 @@
 """Define how a page and a question are declared: where they are, who may see them, and the function that answers them.
 
 A page is a value: its address, its template, and `load`, which reads what the template shows. Its regions are the blocks of the template
-whose names begin with `live_`: each is sent again when it has changed (hub/web/console/live.py), by the same template. What belongs to one
+whose names begin with `live_`: each is sent again when it has changed (hub/web/console/live.py), by the same template. It stands alone in
+an element with `data-live`, as in `<section data-live="gates">{% block live_gates %}...{% endblock %}</section>`. What belongs to one
 session alone (forms, who is signed in) must not be in such a block: all viewers of a role get the same one.
 
 A question is asked by GET and answered by POST: `ask` returns its words, and what they were counted by; `do` does it.

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from hub.web.console import moments
 from hub.web.console.sentence import nodes_where, path, short, shown
@@ -56,7 +55,7 @@ def asset_address(name: str) -> str:
 
 
 def _finalized(value: object) -> object:
-    return shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return shown(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 @cache
@@ -73,7 +72,13 @@ def environment() -> Environment:
     )
     found.globals.update(asset=asset_address, path=path, nodes_where=nodes_where, sections=SECTIONS)
     found.filters.update(
-        short=short, moment=moments.moment, clock=moments.clock, day=moments.day, lasting=moments.lasting, counted=moments.counted
+        short=short,
+        moment=moments.moment,
+        clock=moments.clock,
+        day=moments.day,
+        lasting=moments.lasting,
+        lasting_coarse=moments.lasting_coarse,
+        counted=moments.counted,
     )
     found.globals["ui"] = found.get_template("macros.html").module
     return found

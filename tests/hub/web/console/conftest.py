@@ -7,9 +7,9 @@ from starlette.testclient import TestClient
 
 from hub.web.application import application
 from hub.web.guard import Door
+from tests.hub.web.conftest import door, unused  # noqa: F401  # fixtures
 from tests.hub.web.console.people import Person
 from tests.hub.web.fleets import Asked
-from tests.hub.web.conftest import door, unused  # noqa: F401  # fixtures
 
 
 @pytest.fixture

@@ -48,6 +48,7 @@ def hidden(page: str) -> dict[str, str]:
 def text_of(page: str) -> str:
     """What somebody reads in a page."""
     body = re.sub(r"<(script|style)\b.*?</\1>", "", page[page.index("<main") :], flags=re.DOTALL)
+    body = re.sub(r"</?(?:b|a|code|i)\b[^>]*>", "", body)
     return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", body))).strip()
 
 
