@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from hub.core.rollouts.node_class import BY_NEED, NodeClass
-from hub.core.rollouts.node_filter import STATE_KEY, chosen, nobody
+from hub.core.rollouts.node_filter import STATE_KEY, nobody
 from hub.operations.node_classes import NodeLine
 from hub.operations.snapshot import Snapshot
 from schemas.errors import Code, Refused
@@ -30,8 +30,10 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Hold what a list of nodes is asked for: a selector, a release that they serve (model@version), what they wait for, and the
-    deployment that decides for them (model/name)."""
+    """Hold what a list of nodes is asked for.
+
+    A selector, a release that they serve (model@version), what they wait for, and the deployment that decides for them (model/name).
+    """
 
     where: str = ""
     serves: str = ""
@@ -177,9 +179,7 @@ def _class_facet(seen: Snapshot, asked: Asked, selector: tuple[Requirement, ...]
     return Facet("class", tuple(_value(asked, selector, STATE_KEY, one, counts[one]) for one in BY_NEED if counts[one] or not asked.where))
 
 
-def _label_facet(
-    seen: Snapshot, asked: Asked, selector: tuple[Requirement, ...], names: Sequence[str], key: str, expanded: str
-) -> Facet:
+def _label_facet(seen: Snapshot, asked: Asked, selector: tuple[Requirement, ...], names: Sequence[str], key: str, expanded: str) -> Facet:
     counts = Counter(value for name in _without(seen, asked, names, key) if (value := _label(seen, name, key)))
     values = [_value(asked, selector, key, text, nodes) for text, nodes in sorted(counts.items(), key=lambda one: (-one[1], one[0]))]
     return _bounded(key, values, expanded)

@@ -14,6 +14,7 @@ from schemas.receipt import Evidence, Receipt, SealedReceipt
 from schemas.state import Slot
 
 STEPS: Final = ("wanted", "fetched", "tested", "shadow", "probation", "serving")
+SITES_OWN: Final = "file of its site"
 # Steps that a slot in this state has behind it.
 _DONE: Final = {"idle": 0, "out_of_budget": 1, "fetching": 1, "staged": 2, "testing": 2, "shadow": 3, "probation": 4, "active": 6}
 
@@ -54,9 +55,7 @@ def receipt_lines(rows: Sequence[ReceiptRow], public_key: bytes) -> list[Receipt
     """Return the lines of a node's receipts."""
     signer = sha256(public_key).hex()[:8] if public_key else ""
     return [
-        ReceiptLine(
-            row.received_at, row.outcome, row.model or "", row.version or "", row.code, row.reason, evidence_of(row), signer
-        )
+        ReceiptLine(row.received_at, row.outcome, row.model or "", row.version or "", row.code, row.reason, evidence_of(row), signer)
         for row in rows
     ]
 
@@ -87,14 +86,14 @@ def settings_of(fleet: OpenedFleet, node: Node) -> list[Setting]:
     state, ignored = node.state, set(node.state.settings.ignored) if node.state.settings is not None else set()
     said = set(document.model_dump(exclude_none=True)) - ignored if document is not None else set()
     labels = " ".join(f"{key}={value}" for key, value in sorted(node.labels.items()))
-    found = [Setting("labels", labels or "none", "hub" if "labels" in said else "site’s own file")]
-    found.append(Setting("cohort", state.cohort or "default", "hub" if "cohort" in said else "site’s own file"))
+    found = [Setting("labels", labels or "none", "hub" if "labels" in said else SITES_OWN)]
+    found.append(Setting("cohort", state.cohort or "default", "hub" if "cohort" in said else SITES_OWN))
     if state.settings is not None and state.settings.display_name:
         found.append(Setting("display name", state.settings.display_name, "hub"))
-    found.append(Setting("telemetry", "on" if state.telemetry is not None else "off", "hub" if "telemetry" in said else "site’s own file"))
+    found.append(Setting("telemetry", "on" if state.telemetry is not None else "off", "hub" if "telemetry" in said else SITES_OWN))
     found.append(Setting("reports", f"every {node.report_seconds:g} s", "its own report" if state.report_seconds else "as usual"))
     for slot in state.slots:
         for one in slot.parameters or ():
-            source = {"release": "release", "rollout": "rollout", "site": "site’s own file"}[one.source]
+            source = {"release": "release", "rollout": "rollout", "site": SITES_OWN}[one.source]
             found.append(Setting(f"{slot.model}: {one.name}", str(one.value), source + (f", refused: {one.code}" if one.code else "")))
     return found

@@ -47,7 +47,9 @@ def same_kind(node: Node, nodes: Iterable[Node]) -> list[str]:
         return []
     kind = (mine.arch, mine.cores)
     return [
-        one.name for one in nodes if one.name != node.name and one.state.profile and (one.state.profile.arch, one.state.profile.cores) == kind
+        one.name
+        for one in nodes
+        if one.name != node.name and one.state.profile and (one.state.profile.arch, one.state.profile.cores) == kind
     ]
 
 

@@ -22,9 +22,7 @@ class Listening(Protocol):
 class ReleaseHistory:
     """Keep the hours of releases while the hub runs."""
 
-    def __init__(
-        self, database: Database, *, listening: Listening, wall: Callable[[], float], monotonic: Callable[[], float]
-    ) -> None:
+    def __init__(self, database: Database, *, listening: Listening, wall: Callable[[], float], monotonic: Callable[[], float]) -> None:
         self._hours, self._listening, self._wall, self._monotonic = ReleaseHours(database), listening, wall, monotonic
         self._looked_at = float("-inf")
         self._hour, self._heard, self._listened_at = 0, 0.0, float(listening.seconds)

@@ -9,9 +9,12 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Final
 
+from markupsafe import Markup
+
 from fleetcast.cli.terminal_text import plain
 from hub.core.rollouts.tally import ClassName
 
+Html = Markup  # Text that is HTML already: what is in it was escaped where it was made.
 TEXT_CHARACTERS_MAX: Final = 200  # Names, labels and reasons are a stranger's words.
 FILLS: Final[dict[ClassName, str]] = {
     "serving": "a-cur",
@@ -33,16 +36,6 @@ _SHAPES: Final = (
     '<pattern id="h" width="5" height="5" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
     '<path class="ha" d="M0 0v5"/></pattern>',
 )
-
-
-class Html(str):
-    """Hold text that is HTML already, which templates leave as it is."""
-
-    __slots__ = ()
-
-    def __html__(self) -> str:
-        """Return the text itself: it was escaped where it was made."""
-        return str(self)
 
 
 DEFS: Final = Html(f'<svg class="defs" width="0" height="0" aria-hidden="true"><defs>{"".join(_SHAPES)}</defs></svg>')

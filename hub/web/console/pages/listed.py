@@ -2,6 +2,16 @@
 
 from typing import Final
 
-from hub.web.console.pages import model, models, node, nodes, release
+from hub.web.console.pages import alerts, audit, bytes_paid, drift, model, models, node, nodes, release
 
-PAGES: Final = (*models.PAGES, *model.PAGES, *release.PAGES, *nodes.PAGES, *node.PAGES)
+PAGES: Final = (
+    *models.PAGES,
+    *model.PAGES,
+    *release.PAGES,
+    *nodes.PAGES,
+    *node.PAGES,
+    *drift.PAGES,
+    *bytes_paid.PAGES,
+    *alerts.PAGES,
+    *audit.PAGES,
+)

@@ -58,7 +58,9 @@ def current(deployments: tuple[Deployment, ...]) -> tuple[str, str]:
 def _sentence(name: str, lines: list[dict[str, Any]], nodes: int) -> Markup:
     if not nodes:
         return said(f"{name} runs on no node")
-    shown = [link(f"{counted(one['nodes'])} {'serves' if one['nodes'] == 1 else 'serve'} {one['version']}", one["address"]) for one in lines[:3]]
+    shown = [
+        link(f"{counted(one['nodes'])} {'serves' if one['nodes'] == 1 else 'serve'} {one['version']}", one["address"]) for one in lines[:3]
+    ]
     rest = sum(one["nodes"] for one in lines[3:])
     parts = [*shown, *([said(f"{counted(rest)} serve others")] if rest else [])]
     return said(f"Of {counted(nodes)} {'node' if nodes == 1 else 'nodes'} with {name}, ", listed(parts, " and "))

@@ -75,7 +75,9 @@ def _drift(name: str, drifting: int, tested: int) -> Markup:
     if not tested:
         return said("not judged")
     where = path("drift", model=name)
-    return link(f"{drifting} of {tested} drift{'s' if drifting == 1 else ''}", where, "bad") if drifting else link(f"none of {tested}", where)
+    return (
+        link(f"{drifting} of {tested} drift{'s' if drifting == 1 else ''}", where, "bad") if drifting else link(f"none of {tested}", where)
+    )
 
 
 PAGES: Final = (Page("/models", "models.html", load, "Models"),)

@@ -148,7 +148,8 @@ def _serves(view: View, node: Node) -> list[dict[str, Any]]:
 def _findings(view: View, node: Node) -> list[dict[str, str]]:
     found = findings_by_node(view.fleet.directory, {node.name: node.state}, lambda: view.fleet.store)[node.name]
     return [
-        {"kind": one.kind, "code": one.code, "reason": one.reason, "about": f"{one.model or ''} {one.version or ''}".strip()} for one in found
+        {"kind": one.kind, "code": one.code, "reason": one.reason, "about": f"{one.model or ''} {one.version or ''}".strip()}
+        for one in found
     ]
 
 
@@ -169,21 +170,25 @@ def _figures(evidence: Evidence | None) -> str:
         return ""
     found = [f"{evidence.latency_ms:.3g} ms"] if evidence.latency_ms else []
     found += [f"{megabytes(evidence.memory_bytes)} MB"] if evidence.memory_bytes else []
-    found += [f"{megabytes(evidence.bytes_received)} MB fetched, {megabytes(evidence.bytes_reused)} reused"] if evidence.bytes_planned else []
+    found += (
+        [f"{megabytes(evidence.bytes_received)} MB fetched, {megabytes(evidence.bytes_reused)} reused"] if evidence.bytes_planned else []
+    )
     return ", ".join(found)
 
 
 def _budgets(node: Node) -> list[dict[str, Any]]:
     telemetry, found = node.state.telemetry, []
     if telemetry is not None and telemetry.rho_day_max:
-        spent, limit = telemetry.rho_spent, telemetry.rho_day_max
-        label = f"{spent:.2g} of {limit:.2g}"
-        found.append({"name": "privacy, rho a day", "picture": bullet(spent, limit, label=label), "spent": f"{spent:.2g}", "limit": f"{limit:.2g}"})
+        rho, most = telemetry.rho_spent, telemetry.rho_day_max
+        picture = bullet(rho, most, label=f"{rho:.2g} of {most:.2g}")
+        found.append({"name": "privacy, rho a day", "picture": picture, "spent": f"{rho:.2g}", "limit": f"{most:.2g}"})
     for slot in node.state.slots:
         if slot.bytes_planned:
             spent, limit = megabytes(slot.bytes_received), megabytes(slot.bytes_planned)
             picture = bullet(slot.bytes_received, slot.bytes_planned, label=f"{spent} of {limit} MB")
-            found.append({"name": f"fetch of {slot.model} {slot.target_version or ''}", "picture": picture, "spent": spent, "limit": f"{limit} MB"})
+            found.append(
+                {"name": f"fetch of {slot.model} {slot.target_version or ''}", "picture": picture, "spent": spent, "limit": f"{limit} MB"}
+            )
     return found
 
 
@@ -196,7 +201,12 @@ def _device(view: View, node: Node) -> list[tuple[str, str | Markup]]:
         found.append(("providers", ", ".join(profile.providers) or "none reported"))
     found.append(("agent", state.software or "not reported"))
     found.append(("link", state.link or "not reported"))
-    found.append(("trust", f"timestamp {state.timestamp_version}, root {state.root_version}{', expired: nothing new is activated' if state.stale else ''}"))
+    found.append(
+        (
+            "trust",
+            f"timestamp {state.timestamp_version}, root {state.root_version}{', expired: nothing new is activated' if state.stale else ''}",
+        )
+    )
     if node.public_key:
         found.append(("key", code(sha256(node.public_key).hex()[:16])))
     enrolled = Enrolments(view.fleet.store.database).node(node.name)

@@ -5,10 +5,10 @@ from typing import Any
 from markupsafe import Markup
 
 from hub.core.rollouts.node_class import NodeClass
+from hub.operations.deployed import model_of
 from hub.operations.node_classes import NodeLine
 from hub.web.console.page import View
 from hub.web.console.sentence import code, path, said
-from hub.operations.deployed import model_of
 
 WANTED_SECONDS = 2.0
 
@@ -28,7 +28,11 @@ def does(line: NodeLine | None, version: str = "") -> Markup:
     if line is None:
         return said("no deployment decides for it")
     found: NodeClass = line.found
-    sentence = found.sentence.replace("refused it", f"refused {version}").replace("went back from it", f"went back from {version}") if version else found.sentence
+    sentence = (
+        found.sentence.replace("refused it", f"refused {version}").replace("went back from it", f"went back from {version}")
+        if version
+        else found.sentence
+    )
     if found.name == "serving":
         return said(sentence)
     if found.code and found.code in sentence:

@@ -95,7 +95,7 @@ def _address(query: Mapping[str, str]) -> Any:
 
 
 def _pager(found: Listing, page: Any, limit: int, address: Any, sort: str) -> dict[str, Any]:
-    def at(place: Place | None) -> str:
+    def at(place: Place | None) -> Any:
         return address(cursor=cursor_of([sort, *place]) if place is not None else None)
 
     return {
@@ -109,12 +109,13 @@ def _pager(found: Listing, page: Any, limit: int, address: Any, sort: str) -> di
     }
 
 
+def _asked(asked: Asked) -> dict[str, str | None]:
+    return {name: value or None for name, value in asdict(asked).items()}
+
+
 def _facet(one: Facet, query: Mapping[str, str]) -> dict[str, Any]:
     kept = {"sort": query.get("sort"), "limit": query.get("limit")}
-    values = [
-        (each.text, each.nodes, path("nodes", **{name: value or None for name, value in asdict(each.asked).items()}, **kept), each.is_chosen)
-        for each in one.values
-    ]  # fmt: skip
+    values = [(each.text, each.nodes, path("nodes", **_asked(each.asked), **kept), each.is_chosen) for each in one.values]
     more = path("nodes", **{name: query.get(name) for name in ("where", *CHOICES, "sort", "limit")}, more=one.name)
     return {"name": one.name, "values": values, "more": more if one.left_out else "", "left_out": one.left_out}
 
@@ -191,7 +192,9 @@ def marked(sentence: str) -> Markup:
     count, _, offer = near.removesuffix(".").partition(" match")
     if count.isdigit() and offer:
         where = offer.removeprefix("es").strip()
-        return said("No node matches ", bold(first), f". {count} match{'es' if count == '1' else ''} ", link(where, path("nodes", where=where)), ".")
+        return said(
+            "No node matches ", bold(first), f". {count} match{'es' if count == '1' else ''} ", link(where, path("nodes", where=where)), "."
+        )
     return said("No node matches ", bold(first), ". ", near)
 
 

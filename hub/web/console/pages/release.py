@@ -8,7 +8,6 @@ from hub.core.publish.check_rules import Check, content_of
 from hub.operations.opened_fleet import check_model
 from hub.operations.release_rows import needed_as, present_deployments
 from hub.publish.check_results import Checks
-from schemas.bundle import role_name
 from hub.web.console.moments import moment
 from hub.web.console.page import Answer, Page, View
 from hub.web.console.pages.models import manifests_of
@@ -16,6 +15,7 @@ from hub.web.console.pages.node_words import megabytes
 from hub.web.console.pages.releases_words import serving
 from hub.web.console.refusals import NotThere, Wrong
 from hub.web.console.sentence import bold, code, link, listed, path, said
+from schemas.bundle import role_name
 from schemas.manifest import Manifest
 
 DIGITS: Final = 12
@@ -27,7 +27,13 @@ def load(view: View) -> Answer:
     check_model(view.fleet.repository, model)
     found = next(((digest, one) for digest, one in manifests_of(view).items() if (one.model, one.version) == (model, version)), None)
     if found is None:
-        raise NotThere(Wrong(404, said("No release ", bold(f"{model} {version}"), ". ", link("Those that there are", path("models", model)), "."), title="no release"))
+        raise NotThere(
+            Wrong(
+                404,
+                said("No release ", bold(f"{model} {version}"), ". ", link("Those that there are", path("models", model)), "."),
+                title="no release",
+            )
+        )
     digest, manifest = found
     checks = Checks(view.fleet.directory / "checks").of(content_of(manifest))
     lacks = Checks(view.fleet.directory / "checks").against(manifest, view.fleet.settings.checks_required)
@@ -85,7 +91,14 @@ def _variant(manifest: Manifest, one: Any) -> dict[str, Any]:
 def _check(name: str, one: Check, now: int) -> dict[str, Any]:
     result = one.result
     latency = f"{result.latency_ms:.3g} ms, estimated" if result.latency_ms is not None else ""
-    return {"profile": name, "passed": result.passed, "code": result.code, "reason": result.reason, "latency": latency, "at": moment(one.at, now)}
+    return {
+        "profile": name,
+        "passed": result.passed,
+        "code": result.code,
+        "reason": result.reason,
+        "latency": latency,
+        "at": moment(one.at, now),
+    }
 
 
 def _watches(manifest: Manifest) -> Markup:
@@ -101,7 +114,13 @@ def _parameter(one: Any) -> dict[str, Any]:
     bounds = [f"at least {one.min:g}" if one.min is not None else "", f"at most {one.max:g}" if one.max is not None else ""]
     bounds += [f"one of {', '.join(one.choices)}" if one.choices else ""]
     default = ", ".join(f"{key}: {value}" for key, value in one.default.items()) if isinstance(one.default, dict) else str(one.default)
-    return {"name": one.name, "default": default, "bounds": "; ".join(each for each in bounds if each), "site": one.site, "goes_to": one.goes_to}
+    return {
+        "name": one.name,
+        "default": default,
+        "bounds": "; ".join(each for each in bounds if each),
+        "site": one.site,
+        "goes_to": one.goes_to,
+    }
 
 
 PAGES: Final = (Page("/models/{model}/releases/{version}", "release.html", load, "Models"),)
