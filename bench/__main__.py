@@ -11,6 +11,7 @@ from rich.table import Table
 from bench import (
     cli,
     coalescing,
+    console,
     delivery,
     drift,
     encodings,
@@ -62,6 +63,7 @@ GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "floods": floods.measure,
     "simulate": simulate.measure,
     "quickstart": quickstart.measure,
+    "console": console.measure,
 }
 QUICK = (
     "telemetry",
@@ -90,6 +92,7 @@ COMMANDS = (
     ("make test-fresh", ("fresh",)),
     ("make bench-simulate", ("simulate",)),
     ("make bench-quickstart", ("quickstart",)),
+    ("make bench-console", ("console",)),
 )
 TOGETHER = {"all-of-delivery": DELIVERY, "all-of-node": NODE, "all-of-hub": HUB}
 

@@ -3,16 +3,19 @@
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from hub.core.rollouts.node_class import BY_NEED
 from hub.core.rollouts.node_filter import chosen, nobody
 from hub.operations.node_classes import Fleet, NodeLine, all_lines, worst
 from hub.operations.opened_fleet import OpenedFleet
-from schemas.errors import Code, Refused
+from hub.signing.tuf_repository import Repository
+from schemas.errors import Code, FleetcastError, Refused
 
 SHARE = 10  # It is kept at least this many times as long as it took to read, so that reading takes no more of the hub's processor.
+WAIT_SECONDS = 0.05  # What those who ask wait for.
+OVERDUE = 20  # How long a snapshot is shown while a new one is read, in times of what reading took.
 SORTS = ("node", "state", "last_seen", "-last_seen")
 
 
@@ -68,19 +71,43 @@ class Snapshot:
 
 
 class Snapshots:
-    """Read a snapshot where the last one is too old; several that ask at once wait for the same one. Any thread may ask."""
+    """Read a snapshot where the last one is too old; several that ask at once wait for the same one. Any thread may ask.
+
+    Where reading takes long, those who ask get the one that there is while a new one is read beside them.
+    """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic, self._lock = monotonic, threading.Lock()
         self._kept: Snapshot | None = None
-        self._until = float("-inf")
+        self._took, self._until = 0.0, float("-inf")
+        self._reading: threading.Thread | None = None
 
     def get(self, fleet: OpenedFleet) -> Snapshot:
         """Return what is known of all nodes."""
         with self._lock:
-            began = self._monotonic()
-            if self._kept is None or began >= self._until:
-                seen = Fleet(fleet.store, required=fleet.needs_enrolment)
-                self._kept = Snapshot(int(time.time()), seen, all_lines(fleet, seen))
-                self._until = self._monotonic() + SHARE * (self._monotonic() - began)
-            return self._kept
+            now = self._monotonic()
+            if self._kept is not None and now < self._until:
+                return self._kept
+            if self._kept is not None and self._took > WAIT_SECONDS and now < self._until + OVERDUE * self._took:
+                if self._reading is None:
+                    self._reading = threading.Thread(target=self._read_beside, args=(fleet,), name="snapshot", daemon=True)
+                    self._reading.start()
+                return self._kept
+            return self._read(fleet)
+
+    def _read(self, fleet: OpenedFleet) -> Snapshot:
+        began = self._monotonic()
+        seen = Fleet(fleet.store, required=fleet.needs_enrolment)
+        found = Snapshot(int(time.time()), seen, all_lines(fleet, seen))
+        self._took = self._monotonic() - began
+        self._kept, self._until = found, self._monotonic() + SHARE * self._took
+        return found
+
+    def _read_beside(self, fleet: OpenedFleet) -> None:
+        try:
+            self._read(replace(fleet, repository=Repository(fleet.directory / "trust")))  # Who asked goes on with theirs.
+        except FleetcastError:  # The next who asks reads it, and is answered with what is wrong.
+            self._until = float("-inf")
+            self._took = 0.0
+        finally:
+            self._reading = None

@@ -61,7 +61,7 @@ class _Client:
 class _Followed:
     """Hold what is known of one page for one role: its newest regions, and who follows."""
 
-    make: Callable[[], dict[str, str]]
+    make: Callable[[], tuple[dict[str, str], float]]  # Returns also how much of a processor it took, in seconds.
     clients: set[_Client] = field(default_factory=set)
     newest: dict[str, str] = field(default_factory=dict)
     event: int = 0  # Id of the newest event of the hub when they were made.
@@ -100,14 +100,15 @@ class Live:
         if key not in self._followed and len(self._followed) >= PAGES_MAX:
             raise Refused(Code.REQUEST_CROWDED, f"{PAGES_MAX} different pages are followed, and no more may be: this one stays as it is")
 
-        def make() -> dict[str, str]:
+        def make() -> tuple[dict[str, str], float]:
+            began = time.thread_time()
             view = View(door.of_request(session.actor), shared, session.role, None, params, query, int(time.time()), address)
             found = dict(values(page, view, page.load(view)))
             needs = found["needs"]
             title = json.dumps(
                 {"title": f"({needs}) {found['title']}" if needs else found["title"], "needs": needs, "alerts": found["matters"]}
             )
-            return {**rendering.regions(page.template, found), "": title}
+            return {**rendering.regions(page.template, found), "": title}, time.thread_time() - began
 
         followed = self._followed.setdefault(key, _Followed(make))
         client = _Client(frozenset(names.split(",")) | {""})
@@ -152,10 +153,10 @@ class Live:
         """Make the page again and again, and send what has changed."""
         loop = asyncio.get_running_loop()
         while True:
-            began = loop.time()
+            began, cost = loop.time(), 0.0
             try:
                 followed.event = await run_in_threadpool(self._store.last_event_id)
-                found = await run_in_threadpool(followed.make)
+                found, cost = await run_in_threadpool(followed.make)
             except FleetcastError as error:  # The database does not answer, or the page is gone: its readers see of when it is.
                 log.warning("console.region_failed", reason=str(error))
                 found = {}
@@ -167,8 +168,7 @@ class Live:
                     followed.newest[name] = text
                     for client in list(followed.clients):
                         self._put(followed, client, name, text)
-            took = loop.time() - began
-            await asyncio.sleep(max(LOOK_SECONDS - took, SHARE * took))
+            await asyncio.sleep(max(LOOK_SECONDS - (loop.time() - began), SHARE * cost))
 
     def _put(self, followed: _Followed, client: _Client, name: str, text: str) -> None:
         if name in client.regions:

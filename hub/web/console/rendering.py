@@ -13,6 +13,7 @@ from hub.web.console.sentence import nodes_where, path, short, shown
 
 HERE: Final = Path(__file__).parent
 REGION: Final = "live_"
+PAGE: Final = "page.html"  # What every page extends.
 MEDIA: Final[Mapping[str, str]] = {
     "console.css": "text/css; charset=utf-8",
     "console.js": "text/javascript; charset=utf-8",
@@ -93,5 +94,5 @@ def regions(template: str, values: Mapping[str, Any]) -> dict[str, str]:
     """Return the regions of a page, each by its name, as the page itself has them."""
     found = environment().get_template(template)
     context = found.new_context(dict(values))
-    names = [name for name in context.blocks if name.startswith(REGION)]
-    return {name.removeprefix(REGION): "".join(context.blocks[name][0](context)) for name in names}
+    blocks = {**environment().get_template(PAGE).blocks, **found.blocks}  # A template's own blocks stand for those that it extends.
+    return {name.removeprefix(REGION): "".join(block(context)) for name, block in blocks.items() if name.startswith(REGION)}
