@@ -65,7 +65,7 @@ class Listing:
     """Hold the nodes that were asked for, in their order, and how many of them are in each class."""
 
     places: tuple[Place, ...]
-    total: int  # Of all nodes.
+    total: int  # All nodes.
     classes: Mapping[str, int]  # Those for which no deployment decides are in none: "".
     facets: tuple[Facet, ...]
     nobody: str  # The sentence for when there are none.
@@ -77,7 +77,7 @@ class Cut:
 
     nodes: tuple[str, ...]
     first: int
-    before: Place | None  # Of the page before, which begins behind this one; None where this is the first or the second.
+    before: Place | None  # The page before begins behind this one; None where that is the first.
     has_before: bool
     next: Place | None
 
@@ -220,9 +220,14 @@ def _keys(seen: Snapshot, selector: tuple[Requirement, ...]) -> list[str]:
             counts[key] += 1
             values.setdefault(key, set()).add(value)
     asked = [one.key for one in selector if one.key in counts]
-    common = [key for key, _ in counts.most_common() if key != SITE and key not in asked and 1 < len(values[key]) <= VALUES_MAX]
+    common = [key for key, _ in counts.most_common() if key != SITE and key not in asked and _is_common(counts[key], len(values[key]))]
     keys = [*([SITE] if SITE in counts else []), *(key for key in asked if key != SITE), *common[:KEYS_SHOWN]]
     return [*dict.fromkeys(keys), *([ARCH_KEY] if any(node.arch for node in seen.seen.nodes.values()) else [])]
+
+
+def _is_common(nodes: int, values: int) -> bool:
+    """Return whether a label puts nodes into groups, rather than telling each from the others."""
+    return 1 < values <= min(VALUES_MAX, nodes // 2)
 
 
 def _label(seen: Snapshot, name: str, key: str) -> str:

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any, Final
 
-from hub.database.release_hours import ReleaseHours
+from hub.database.release_hours import HOUR, ReleaseHours
 from hub.operations.release_flow import release_flow
 from hub.web.console.page import View
 from hub.web.console.sentence import path
@@ -32,8 +32,18 @@ def picture_of(view: View, model: str, coming: str, present: str) -> Picture:
 
     def drawn() -> Picture:
         hours = ReleaseHours(view.fleet.store.database).of_model(model, since=view.now - (POINTS - 1) * STEP_SECONDS)
-        found = release_flow(hours, dict(serving(view, model)), now=view.now, points=POINTS, step_seconds=STEP_SECONDS)
+        step, points = scale(hours[0].hour if hours else view.now, view.now)
+        found = release_flow(hours, dict(serving(view, model)), now=view.now, points=points, step_seconds=step)
         releases = tuple(Release(version, counts) for version, counts in zip(found.versions, found.counts, strict=True))
-        return flow(Flow(model, view.now, releases, coming, present, found.deaf))
+        return flow(Flow(model, view.now, releases, coming, present, found.deaf, step))
 
     return view.shared.get(("flow", model, coming, present), drawn, seconds=FLOW_SECONDS)
+
+
+def scale(began: int, now: int) -> tuple[int, int]:
+    """Return how far apart points of time are, and how many: fourteen days, or what is known where that is less."""
+    known = max(HOUR, now - began)
+    if known >= (POINTS - 1) * STEP_SECONDS:
+        return STEP_SECONDS, POINTS
+    step = max(1, -(-known // ((POINTS - 1) * HOUR))) * HOUR
+    return step, max(2, known // step + 1)
