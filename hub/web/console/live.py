@@ -34,6 +34,7 @@ from schemas.errors import Code, FleetcastError, Refused
 log = structlog.get_logger()
 
 LOOK_SECONDS: Final = 1.0  # At most one version of a region in this time.
+GLANCE_SECONDS: Final = 0.25  # Between looks at whether an event came.
 SHARE: Final = 10  # A page that takes long to make is made less often, so that making it takes no more of the processor.
 BEAT_SECONDS: Final = 10.0
 STREAM_SECONDS_MAX: Final = 3600.0
@@ -74,6 +75,7 @@ class Live:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._followed: dict[Key, _Followed] = {}
+        self._newest, self._glanced = 0, float("-inf")
 
     @property
     def open_streams(self) -> int:
@@ -151,7 +153,7 @@ class Live:
 
     async def _look(self, followed: _Followed) -> None:
         """Make the page again and again, and send what has changed."""
-        loop = asyncio.get_running_loop()
+        loop, sent = asyncio.get_running_loop(), float("-inf")
         while True:
             began, cost = loop.time(), 0.0
             try:
@@ -165,10 +167,27 @@ class Live:
                 found = {}
             for name, text in found.items():
                 if followed.newest.get(name) != text:
-                    followed.newest[name] = text
+                    followed.newest[name], sent = text, loop.time()
                     for client in list(followed.clients):
                         self._put(followed, client, name, text)
-            await asyncio.sleep(max(LOOK_SECONDS - (loop.time() - began), SHARE * cost))
+            await self._pause(followed, until=began + max(LOOK_SECONDS, SHARE * cost), sent=sent)
+
+    async def _pause(self, followed: _Followed, *, until: float, sent: float) -> None:
+        """Wait for the next look: shorter where an event of the hub came, and nothing was sent for a while."""
+        loop = asyncio.get_running_loop()
+        while (left := until - loop.time()) > 0:
+            await asyncio.sleep(min(GLANCE_SECONDS, left))
+            if loop.time() - sent >= LOOK_SECONDS and await self._newest_event() != followed.event:
+                return
+
+    async def _newest_event(self) -> int:
+        """Return the id of the newest event, looked at once for all pages."""
+        now = asyncio.get_running_loop().time()
+        if now - self._glanced >= GLANCE_SECONDS / 2:
+            self._glanced = now
+            with suppress(FleetcastError):
+                self._newest = await run_in_threadpool(self._store.last_event_id)
+        return self._newest
 
     def _put(self, followed: _Followed, client: _Client, name: str, text: str) -> None:
         if name in client.regions:

@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 
 from fleetcast.cli.terminal_text import plain
 
-SHORT_CHARACTERS_MAX: Final = 200  # Of what nodes and people named: names, labels, reasons.
+SHORT_CHARACTERS_MAX: Final = 200  # Names, labels and reasons: what nodes and people wrote.
 TEXT_CHARACTERS_MAX: Final = 2000
 
 
