@@ -27,12 +27,14 @@ def serving_links(counts: "Counter[str]", model: str) -> list[dict[str, Any]]:
     return [{"version": one, "nodes": counts[one], "address": path("nodes", serves=f"{model}@{one}")} for one in versions]
 
 
-def picture_of(view: View, model: str, coming: str, present: str) -> Picture:
-    """Return the picture of a model's releases; it is made anew once a minute."""
+def picture_of(view: View, model: str, coming: str, present: str) -> Picture | None:
+    """Return the picture of a model's releases, made anew once a minute; None where the hub has not written an hour down yet."""
 
-    def drawn() -> Picture:
+    def drawn() -> Picture | None:
         hours = ReleaseHours(view.fleet.store.database).of_model(model, since=view.now - (POINTS - 1) * STEP_SECONDS)
-        step, points = scale(hours[0].hour if hours else view.now, view.now)
+        if not hours:
+            return None
+        step, points = scale(hours[0].hour, view.now)
         found = release_flow(hours, dict(serving(view, model)), now=view.now, points=points, step_seconds=step)
         releases = tuple(Release(version, counts) for version, counts in zip(found.versions, found.counts, strict=True))
         return flow(Flow(model, view.now, releases, coming, present, found.deaf, step))
