@@ -15,6 +15,7 @@ from schemas.state import LinkClass
 
 SECONDS: Final = 5.0
 ROWS_MAX: Final = 100
+DAYS_MAX: Final = 4  # Days whose transfers are kept in memory.
 KINDS: Final[tuple[By, ...]] = get_args(By)
 ADDS_UP: Final = "Planned is received, reused and missing; wasted comes on top."
 NAMES: Final = {"link": "class of link", "release": "release", "site": "site"}
@@ -26,7 +27,9 @@ def load(view: View) -> Answer:
     begin = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
     is_today = begin <= view.now < begin + DAY
     nodes = view.snapshot.seen.nodes
-    found = view.shared.get(("bytes", begin), lambda: of_day(view.fleet.store.database, nodes, day=begin, now=view.now), seconds=SECONDS)
+    found = view.shared.get(
+        ("bytes", begin), lambda: of_day(view.fleet.store.database, nodes, day=begin, now=view.now), seconds=SECONDS, at_most=DAYS_MAX
+    )
     every = total("all", found.transfers)
     links = {one.name: one for one in sums(found.transfers, "link")}
     shown = [links.get(name, Sum(name, 0, 0, 0, 0, 0)) for name in get_args(LinkClass)]

@@ -23,6 +23,7 @@ LIMITS: Final = (20, 50, 100, 200)
 LIMIT: Final = 50
 SORTS: Final = {"state": "class", "node": "node", "last_seen": "heard", "-last_seen": "heard"}
 CHOICES: Final = ("serves", "waits", "deployment")  # Besides the selector.
+LISTINGS_MAX: Final = 16  # Selectors whose nodes are kept: each holds the names of all that match.
 SECONDS: Final = 2.0  # How long what was counted is kept for all viewers.
 QUERY: Final = frozenset({"where", "serves", "waits", "deployment", "sort", "cursor", "limit", "more"})
 TONES: Final = {"refused": "bad", "rolled_back": "bad", "unreachable": "warn", "expired": "warn"}
@@ -36,7 +37,10 @@ def load(view: View) -> Answer:
     sort, limit, more = query.get("sort", DEFAULT_SORT), limit_of(query), query.get("more", "")
     seen = view.snapshot
     found = view.shared.get(
-        ("nodes", seen.at, id(seen), asked, sort, more), lambda: listing(seen, asked, sort, expanded=more), seconds=SECONDS
+        ("nodes", seen.at, id(seen), asked, sort, more),
+        lambda: listing(seen, asked, sort, expanded=more),
+        seconds=SECONDS,
+        at_most=LISTINGS_MAX,
     )
     page = cut(found.places, _place_of(query, sort), limit)
     address = _address(query)
