@@ -25,6 +25,20 @@ NODES = 10_000
 RATE = 20  # Requests a second.
 SECONDS = 15
 ROUNDS = 10
+PAGES = (
+    "/",
+    "/models",
+    "/models/m",
+    "/models/m/releases/1.1.0",
+    "/nodes",
+    "/nodes?where=site%3Dsite-001",
+    "/nodes?where=state%3Dserving&sort=-last_seen&limit=200",
+    "/nodes/node-00007",
+    "/drift",
+    "/bytes",
+    "/alerts",
+    "/audit",
+)
 ORIGIN = {"sec-fetch-site": "same-origin"}
 
 
@@ -78,7 +92,7 @@ def _loaded(page: str) -> list[str]:
 
 def _pages(client: httpx.Client) -> dict[str, float]:
     found = {}
-    for address in ("/", "/nodes", "/nodes?where=state%3Dserving", "/models"):
+    for address in PAGES:
         took = []
         for _ in range(ROUNDS):
             began = time.perf_counter()

@@ -13,7 +13,7 @@ from schemas import codec
 from schemas.receipt import Receipt, SealedReceipt
 
 DAY: Final = 86_400
-RECEIPTS_MAX: Final = 20_000  # Of one day: a rollout to ten thousand nodes, and its way back.
+RECEIPTS_MAX: Final = 20_000  # A day with a rollout to ten thousand nodes, and its way back.
 UNKNOWN_LINK: Final = "not reported"
 By = Literal["link", "release", "site"]
 # States of a slot whose transfer has not ended in a receipt yet.

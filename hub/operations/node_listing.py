@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from hub.core.rollouts.node_class import BY_NEED, NodeClass
 from hub.core.rollouts.node_filter import STATE_KEY, nobody
 from hub.operations.node_classes import NodeLine
-from hub.operations.snapshot import Snapshot
+from hub.operations.snapshot import SORTS, Snapshot
 from schemas.errors import Code, Refused
 from schemas.selectors import ARCH_KEY, Requirement, parse, text_of
 
@@ -65,7 +65,7 @@ class Listing:
     """Hold the nodes that were asked for, in their order, and how many of them are in each class."""
 
     places: tuple[Place, ...]
-    total: int  # Of all nodes.
+    total: int  # All nodes.
     classes: Mapping[str, int]  # Those for which no deployment decides are in none: "".
     facets: tuple[Facet, ...]
     nobody: str  # The sentence for when there are none.
@@ -77,7 +77,7 @@ class Cut:
 
     nodes: tuple[str, ...]
     first: int
-    before: Place | None  # Of the page before, which begins behind this one; None where this is the first or the second.
+    before: Place | None  # The page before begins behind this one; None where that is the first.
     has_before: bool
     next: Place | None
 
@@ -103,6 +103,8 @@ def listing(seen: Snapshot, asked: Asked, sort: str = DEFAULT_SORT, *, expanded:
     """
     if asked.waits and asked.waits not in WAITS:
         raise Refused(Code.REQUEST_INVALID, f"nodes wait for one of {', '.join(WAITS)}, not for {asked.waits[:40]!r}")
+    if sort not in SORTS:
+        raise Refused(Code.REQUEST_INVALID, f"sort {sort[:40]!r} is none of {', '.join(SORTS)}")
     names = _names(seen, asked)
     places = tuple(Place(*one) for one in sorted(seen.key(sort, name) for name in names))
     classes = Counter(_class(seen, name) for name in names)
@@ -218,9 +220,14 @@ def _keys(seen: Snapshot, selector: tuple[Requirement, ...]) -> list[str]:
             counts[key] += 1
             values.setdefault(key, set()).add(value)
     asked = [one.key for one in selector if one.key in counts]
-    common = [key for key, _ in counts.most_common() if key != SITE and key not in asked and 1 < len(values[key]) <= VALUES_MAX]
+    common = [key for key, _ in counts.most_common() if key != SITE and key not in asked and _is_common(counts[key], len(values[key]))]
     keys = [*([SITE] if SITE in counts else []), *(key for key in asked if key != SITE), *common[:KEYS_SHOWN]]
     return [*dict.fromkeys(keys), *([ARCH_KEY] if any(node.arch for node in seen.seen.nodes.values()) else [])]
+
+
+def _is_common(nodes: int, values: int) -> bool:
+    """Return whether a label puts nodes into groups, rather than telling each from the others."""
+    return 1 < values <= min(VALUES_MAX, nodes // 2)
 
 
 def _label(seen: Snapshot, name: str, key: str) -> str:

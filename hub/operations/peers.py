@@ -23,7 +23,7 @@ class Peers:
     passed: int
     failed: int
     slowest_ms: float | None
-    same_code: int  # Of those that failed, with the code of the node that is asked about.
+    same_code: int  # Nodes that failed with the code of the one that is asked about.
 
     def in_words(self, code: str) -> str:
         """Return the sentence; "" where no node of the kind has tried."""

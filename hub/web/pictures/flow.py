@@ -28,7 +28,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """Hold the releases of a model, the oldest first, at points of time that are `STEP_SECONDS` apart up to now.
+    """Hold the releases of a model, the oldest first, at points of time that are `step_seconds` apart up to now.
 
     `coming` moves through the fleet, `present` is the one that it leaves behind. `deaf` are times in which the hub heard nobody.
     """
@@ -39,6 +39,7 @@ class Flow:
     coming: str = ""
     present: str = ""
     deaf: tuple[tuple[int, int], ...] = ()
+    step_seconds: int = STEP_SECONDS
 
 
 def flow(given: Flow) -> Picture:
@@ -46,7 +47,7 @@ def flow(given: Flow) -> Picture:
     releases = _merged(given.releases)
     points = max((len(one.counts) for one in releases), default=0)
     most = max((sum(one.counts[at] for one in releases) for at in range(points)), default=0) or 1
-    began = given.now - (points - 1) * STEP_SECONDS if points else given.now
+    began = given.now - (points - 1) * given.step_seconds if points else given.now
     body, below = "", [0] * points
     labels: list[tuple[float, str, str]] = []
     for one, css in _coloured(releases[::-1], given):
@@ -59,20 +60,21 @@ def flow(given: Flow) -> Picture:
     body += "".join(_hatch(start, end, began, given.now) for start, end in given.deaf if end > began and start < given.now)
     for y, version, nodes in _apart(labels):
         body += text(WIDTH + 6, y, version, css="k") + text(WIDTH + LABELS_PX, y, nodes, anchor="end")
-    body += text(0, HEIGHT + 18, day(began)) + text(WIDTH / 2, HEIGHT + 18, day((began + given.now) // 2), anchor="middle")
+    named = day if given.now - began > 2 * 86_400 else day_and_minute
+    body += text(0, HEIGHT + 18, named(began)) + text(WIDTH / 2, HEIGHT + 18, named((began + given.now) // 2), anchor="middle")
     body += text(WIDTH, HEIGHT + 18, "now", anchor="end")
-    label = f"Nodes by release of {given.model}, {DAYS} days"
+    label = f"Nodes by release of {given.model}, since {day_and_minute(began)}"
     svg = picture(WIDTH + LABELS_PX, 150, f'<g transform="translate(0 {TOP})">{body}</g>', label=label, css="wide")
-    return Picture(svg, ("at", *(one.version for one in releases)), _rows(releases, points, began))
+    return Picture(svg, ("at", *(one.version for one in releases)), _rows(releases, points, began, given.step_seconds))
 
 
-def _rows(releases: Sequence[Release], points: int, began: int) -> list[list[str]]:
+def _rows(releases: Sequence[Release], points: int, began: int, step: int) -> list[list[str]]:
     """Return the figures where they change, and those of now."""
     found: list[list[str]] = []
     for at in range(points):
         counts = [count(one.counts[at]) for one in releases]
         if not found or found[-1][1:] != counts or at == points - 1:
-            found.append([day_and_minute(began + at * STEP_SECONDS), *counts])
+            found.append([day_and_minute(began + at * step), *counts])
     return found
 
 

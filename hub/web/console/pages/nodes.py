@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from fleetcast.counted import verb
 from hub.core.rollouts.node_class import BY_NEED
+from hub.core.rollouts.node_filter import STATE_KEY
 from hub.operations.node_listing import DEFAULT_SORT, Asked, Facet, Listing, Place, cut, listing
 from hub.operations.snapshot import Snapshot
 from hub.web.console.moments import counted, moment
@@ -16,6 +17,7 @@ from hub.web.console.pages.node_words import bytes_of, does, link_of, wanted
 from hub.web.console.sentence import bold, code, link, listed, path, said, toned
 from hub.web.pages import CURSOR_CHARACTERS_MAX, cursor_of, key_of
 from schemas.errors import Code, Refused
+from schemas.selectors import parse
 
 LIMITS: Final = (20, 50, 100, 200)
 LIMIT: Final = 50
@@ -52,6 +54,7 @@ def load(view: View) -> Answer:
             "sorts": {name: address(sort=name, cursor=None) for name in ("state", "node", "last_seen", "-last_seen")},
             "page": _pager(found, page, limit, address, sort),
             "nobody": _nobody(found),
+            "label_at": _label_at(asked),
         },
         title=_title(found, asked),
         lead=_lead(found),
@@ -147,6 +150,13 @@ def _row(view: View, seen: Snapshot, name: str) -> dict[str, Any]:
     }
 
 
+def _label_at(asked: Asked) -> str:
+    """Return where these nodes are labelled; "" where what is asked for is not of labels alone, by which the hub chooses them again."""
+    if not asked.where or asked != Asked(asked.where) or any(one.key == STATE_KEY for one in parse(asked.where)):
+        return ""
+    return path("nodes", "label", where=asked.where)
+
+
 def _sentence(found: Listing, asked: Asked) -> Markup:
     matched, total = len(found.places), found.total
     if not total:
@@ -165,7 +175,8 @@ def _lead(found: Listing) -> str:
     parts = [f"{counted(found.classes[name])} {verb(found.classes[name], word)}" for name, word in VERBS.items() if found.classes.get(name)]
     if found.classes.get(""):
         parts.append(f"for {counted(found.classes[''])} no deployment decides")
-    return f"{', '.join(parts)}." if parts else ""
+    text = ", ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def _title(found: Listing, asked: Asked) -> str:

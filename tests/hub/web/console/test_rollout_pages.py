@@ -155,6 +155,55 @@ def test_without_a_reason_nothing_is_taken_back(as_role: Callable[[str], Person]
     assert "needs a reason" in text_of(answer.text)
 
 
+def test_a_node_that_refused_says_what_was_measured_and_what_its_peers_made_of_it(
+    half_way: Plant, as_role: Callable[[str], Person]
+) -> None:
+    deployment = model_of(half_way.opened.repository, "delay").deployments[0]
+    refused = [one for one in half_way.devices if is_reached(deployment, NodeFacts(one.name, {}))][4].name
+    page = as_role("viewer").page(f"/nodes/{refused}")
+    text = text_of(page)
+
+    assert heading(page) == f"{refused} refused delay 1.4.0, and serves 1.3.2 as before"
+    assert f"<title>(1) {refused} refused</title>" in page
+    assert "model.too_slow median 11.8 ms <b>limit</b> 8 ms\\x1b[31m" in text
+    assert "4 nodes with the same processor passed" in text
+    assert "look at what else runs on this one" in text
+    assert "✕ tested" in text
+    assert "Labelling and holding needs the role operator; you are viewer." in text
+
+
+def test_models_say_how_many_nodes_serve_what_and_each_number_leads_to_them(as_role: Callable[[str], Person]) -> None:
+    person = as_role("viewer")
+    page = person.page("/models/delay")
+    served = dict(re.findall(r'href="(/nodes\?serves=delay%40[\d.]+)">(\d+)</a>', page))
+
+    assert heading(page) == "Of 12 nodes with delay, 4 serve 1.4.0 and 8 serve 1.3.2"
+    assert served == {"/nodes?serves=delay%401.4.0": "4", "/nodes?serves=delay%401.3.2": "8"}
+    for address, count in served.items():
+        assert len(re.findall('<tr id="node-', person.page(address))) == int(count)
+    decided = re.search(r'href="(/nodes\?deployment=[^"]+)">(\d+)</a>', page)
+    assert decided is not None
+    assert len(re.findall('<tr id="node-', person.page(decided[1]))) == int(decided[2]) == 12
+    assert "1 rollout moves" in heading(person.page("/models"))
+
+
+def test_nodes_that_wait_are_counted_by_what_they_wait_for(as_role: Callable[[str], Person]) -> None:
+    person = as_role("viewer")
+    page = person.page("/nodes")
+    found = re.search(r'<a href="([^"]*waits=approval[^"]*)"[^>]*><b>approval</b><span>(\d+)</span>', page)
+
+    assert found is not None, page
+    assert len(re.findall('<tr id="node-', person.page(found[1].replace("&amp;", "&")))) == int(found[2])
+    assert "refused 1.4.0: model.too_slow" in text_of(page)
+
+
+def test_bytes_of_today_add_up_over_the_classes_of_link(as_role: Callable[[str], Person]) -> None:
+    page = as_role("viewer").page("/bytes?by=site")
+
+    assert heading(page) == "<0.01 MB received of <0.01 planned today, 0.0 wasted"
+    assert "By receipts and reports of 1 node" in text_of(page)
+
+
 def test_a_rollout_is_halted_with_a_reason_and_a_late_form_sees_both_figures(half_way: Plant, as_role: Callable[[str], Person]) -> None:
     person, late = as_role("operator"), as_role("admin")
     form = hidden(late.page(f"{PAGE}/approve"))
