@@ -215,7 +215,7 @@ def _page_at(address: str, pages: Sequence[Page], role: str) -> tuple[Page, dict
     query: dict[str, str] = {}
     with suppress(ValueError):
         query = dict(parse_qsl(parts.query, keep_blank_values=True, max_num_fields=20))
-    for page in pages:
+    for page in pages if not (parts.scheme or parts.netloc or parts.fragment) else ():
         pattern, _, convertors = compile_path(page.path)
         found = pattern.fullmatch(parts.path)
         if found is not None and may(role, page.right) and set(query) <= page.query | {"wall"}:

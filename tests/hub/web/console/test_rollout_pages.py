@@ -2,9 +2,11 @@
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 from starlette.testclient import TestClient
 
@@ -46,7 +48,7 @@ def half_way(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
         yield made
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def as_role(half_way: Plant) -> Iterator[Callable[[str], Person]]:
     door, clients = Door(half_way.opened, LOOPBACK_NAMES), list[Any]()
     app = application(door)
@@ -249,3 +251,38 @@ def test_nodes_are_labelled_held_and_forgotten(half_way: Plant, as_role: Callabl
     assert (held.status_code, names) == (303, {"default", "hold-lga-01"})
     assert (unnamed.status_code, forgotten.status_code) == (422, 303)
     assert "lga-04" not in json.dumps([row.node for row in half_way.opened.store.counted_nodes()])
+
+
+def regions(person: Person, stop: Callable[[dict[str, str]], bool], *, page: str = PAGE, names: str = "head,classes") -> dict[str, str]:
+    """The regions that a page was sent, until they are as wanted."""
+    found, kind, until_at = dict[str, str](), "", time.monotonic() + 30
+    with person.client.stream("GET", "/live", params={"page": page, "regions": names}) as answer:
+        assert answer.status_code == 200, answer.read()
+        for line in answer.iter_lines():
+            assert time.monotonic() < until_at, found
+            kind = line.removeprefix("event: ") if line.startswith("event: ") else kind
+            if line.startswith("data: ") and kind == "region":
+                region = json.loads(line.removeprefix("data: "))
+                found[region["name"]] = region["html"]
+                if stop(found):
+                    break
+    return found
+
+
+def test_regions_of_a_page_are_sent_as_they_change_and_no_others(half_way: Plant, as_role: Callable[[str], Person]) -> None:
+    served = int(classes_of(as_role("viewer").page(PAGE))["serving"])
+    with httpx.Client(base_url=half_way.url, timeout=30) as client:
+        assert client.get("/live", params={"page": PAGE}).status_code == 303
+        secret = half_way.link("viewer").partition("once=")[2]
+        client.post("/login", data={"once": secret}, headers={"sec-fetch-site": "same-origin"})
+        person = Person(client)
+        first = regions(person, lambda found: len(found) == 2)
+        half_way.serve([one for one in half_way.devices if one.name != "lga-04"], "1.4.0")
+        later = regions(person, lambda found: classes_of(found.get("classes", "")).get("serving", served) != served)
+        others = ("/nowhere", "/keys", "https://evil.example/", "/login", "")
+        refused = [client.get("/live", params={"page": address, "regions": "head"}).status_code for address in others]
+
+    assert set(first) == {"head", "classes"}
+    assert set(later) <= {"head", "classes"}
+    assert first["head"].startswith("<h1>delay 1.3.2 → 1.4.0: stage")
+    assert refused == [404] * 5
