@@ -75,6 +75,9 @@ def test_nodes_are_counted_by_what_they_have_in_common_and_each_number_leads_to_
 
     assert heading(every) == "6 nodes, none refused or unreachable"
     assert "For 6 no deployment decides." in text_of(every)
+    undecided = re.search(r'href="([^"]+)">For 6 no deployment decides', every)
+    assert undecided is not None
+    assert len(rows_of(reader.page(unescape(undecided[1])))) == 6
     assert rows_of(jfk) == ["n0", "n1"]
     assert count == 2
     assert heading(jfk) == "2 of 6 nodes match"
