@@ -14,6 +14,7 @@ from hub.operations.node_classes import NodeLine
 from hub.web.console.moments import counted, moment
 from hub.web.console.page import Answer, Page, View
 from hub.web.console.pages.matters import Matter, drift_of, matters, site_of
+from hub.web.console.pages.releases_words import picture_of, serving
 from hub.web.console.pages.rollout_facts import RolloutFacts, rollouts_of
 from hub.web.console.sentence import bold, code, link, listed, nodes_where, path, said
 
@@ -69,8 +70,10 @@ def load(view: View) -> Answer:
             "opened": [matter_row(view, one) for one in opened[:MATTERS_MAX]],
             "drift": drift[:STREAMS_MAX],
             "streams": len(drift),
-            "models": _models(view, rollouts),
+            "flow": _flow(view, moving or rollouts),
+            "models": _models(view),
             "bytes": _bytes(view),
+            "wall_pages": ["/", *(one.href for one in moving[:ROLLOUTS_MAX]), *(["/drift"] if drifting else [])],
         },
     )
 
@@ -215,7 +218,20 @@ def matter_row(view: View, one: Matter) -> dict[str, Any]:
     return {"class": one.name, "at": at, "text": said(node, words[one.name], code(line.found.code) if line.found.code else "")}
 
 
-def _models(view: View, rollouts: Sequence[RolloutFacts]) -> list[dict[str, Any]]:
+def _flow(view: View, rollouts: Sequence[RolloutFacts]) -> dict[str, Any] | None:
+    """Return the picture of one model's way through the fleet: that of the first rollout that moves, else of the first that there is."""
+    if not rollouts:
+        return None
+    one = rollouts[0].deployment
+    present = one.fallback.version if one.fallback is not None and one.state != "done" else one.release.version
+    coming = one.release.version if one.state != "done" else ""
+    name = rollouts[0].model.name
+    if not serving(view, name):
+        return None
+    return {"model": name, "href": path("models", name), "picture": picture_of(view, name, coming, present)}
+
+
+def _models(view: View) -> list[dict[str, Any]]:
     """Return for each model how many nodes serve which release."""
     found = []
     for name in view.fleet.repository.models()[:MODELS_MAX]:
