@@ -16,6 +16,7 @@ from hub.database.connection import Database
 from hub.database.rows import INTERVAL_KEY
 
 DAY = 86_400
+KNOWN_DAYS = 8  # A drift counts as known for seven (hub/operations/known_drifts.py).
 CONSOLE_DAYS = 8  # A session of the console ends after seven.
 PIECE = 500  # Rows of one transaction.
 
@@ -79,6 +80,7 @@ def _rules(db: Connection, kept: Retention, needed: Mapping[str, int], now: int)
     waiting = select(tables.deliveries.c.alert)
     yield _old(tables.alerts, alerts.at < history, _not_needed(alerts.model, alerts.at, needed), alerts.id.not_in(waiting))
     yield _old(tables.refusals, tables.refusals.c.at < history)
+    yield _old(tables.known_drifts, tables.known_drifts.c.at < now - KNOWN_DAYS * DAY)
     yield _old(tables.release_hours, tables.release_hours.c.hour < history)
     yield _receipts(kept, needed, now)
     commands = tables.commands.c

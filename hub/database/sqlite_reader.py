@@ -35,6 +35,7 @@ TABLES = frozenset(
         "enrolments",
         "events",
         "heard",
+        "known_drifts",
         "listened",
         "merged_intervals",
         "newest_drifts",

@@ -435,6 +435,19 @@ release_hours = Table(
     Index("release_hours_by_age", "hour"),
 )
 
+# Drifts that somebody has looked at: `evidence` is the stream's (log10) at that time.
+known_drifts = Table(
+    "known_drifts",
+    metadata,
+    Column("model", _characters(64), primary_key=True),
+    Column("version", _characters(64), primary_key=True),
+    Column("cohort", _characters(64), primary_key=True),
+    Column("about", _characters(16), primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("evidence", Double, nullable=False),
+    Column("actor", _characters(64), nullable=False),
+)
+
 # Who is signed in to the console. `digest` is SHA-256 of the cookie; `token` is the API token that the session ends with. `looked_at` is
 # when its owner looked last, and `before_at` when the visit before this one ended.
 console_sessions = Table(

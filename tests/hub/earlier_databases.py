@@ -21,6 +21,7 @@ def as_before_versions(db: Connection) -> None:
         "console_sessions",
         "console_links",
         "release_hours",
+        "known_drifts",
     ):
         db.execute(f"DROP TABLE {name}")
     ours = ("receipts_newest", "receipts_by_release", "receipts_by_age", "merged_intervals_by_cohort", "alerts_by_kind")

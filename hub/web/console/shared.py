@@ -46,3 +46,9 @@ class Shared:
                     self._kept.pop(gone, None)
                     self._reading.pop(gone, None)
             return fresh
+
+    def forget(self, name: str) -> None:
+        """Read again what is kept under keys that begin so: somebody has just changed it, and wants to see that."""
+        with self._lock:
+            for key in [one for one in self._kept if one[0] == name]:
+                del self._kept[key]

@@ -13,11 +13,12 @@ from hub.database.drift_queries import Findings
 from hub.operations import drift_story
 from hub.operations.drift_effect import WHISKER_SDS, Effect, effects
 from hub.operations.drift_rows import SIGNALS
-from hub.operations.drift_story import Explained, Question, Story
+from hub.operations.drift_story import Explained, Story
+from hub.operations.known_drifts import mark_known
 from hub.service.rollouts.release_lookup import Releases
 from hub.web.console.moments import counted, day, lasting, moment
-from hub.web.console.page import Answer, Page, View
-from hub.web.console.pages.matters import drift_of
+from hub.web.console.page import Answer, Asking, Done, Given, Page, Question, View
+from hub.web.console.pages.matters import drift_of, is_open
 from hub.web.console.pages.models import manifests_of
 from hub.web.console.refusals import NotThere, Wrong
 from hub.web.console.sentence import bold, code, link, path, said
@@ -82,10 +83,11 @@ def _answer(view: View, rows: Sequence[dict[str, Any]], chosen: dict[str, Any] |
             "outputs": _effects(view, story) if story is not None else [],
             "table": _table(view, tests[-1], story) if tests else [],
             "why": why,
+            "known_at": _known_at(chosen) if chosen is not None and is_open(chosen) else "",
         },
         title=f"drift: {chosen['model']} {chosen['version']} {chosen['cohort']}" if is_asked and chosen is not None else "drift",
         lead=_lead(rows),
-        needs=len(drifting),
+        needs=sum(is_open(row) for row in drifting),
         crumbs=(link("Drift", "/drift"), said(of.replace("@", " ").replace(" --cohort", ""))) if is_asked else (),
     )
 
@@ -165,6 +167,44 @@ def _at(row: dict[str, Any], **more: str) -> str:
     return path("drift", row["model"], row["version"], row["cohort"], **about, **more)
 
 
+def _known_at(row: dict[str, Any]) -> str:
+    about = {"about": row["about"]} if row["about"] != SIGNALS else {}
+    return path("drift", row["model"], row["version"], row["cohort"], "known", **about)
+
+
+def ask_known(view: View) -> Asking:
+    """Return the question behind Mark as known."""
+    row = _asked_row(view)
+    name = f"{row['model']} {row['version']} in {row['cohort']}"
+    return Asking(
+        heading="Mark as known?",
+        text=said(f"{name} stays ", code("drifts"), "; the fleet page counts it as known until its evidence doubles or 7 days are over."),
+        no="Leave it open",
+        yes="Mark as known",
+        cli="fleetcast drift",
+        back_to=_at(row),
+        etag=str(row["since"]),
+        figure=f"drifts since {_since(row, view.now)}",
+        section="Drift",
+    )
+
+
+def know(view: View, given: Given) -> Done:
+    """Mark a drift as known."""
+    row = _asked_row(view)
+    mark_known(view.fleet, row, now=view.now, why=given.reason)
+    view.shared.forget("drift")
+    return Done(_at(row))
+
+
+def _asked_row(view: View) -> dict[str, Any]:
+    key = (*(view.params[name] for name in ("model", "version", "cohort")), view.query.get("about", SIGNALS))
+    for row in drift_of(view):
+        if (row["model"], row["version"], row["cohort"], row["about"]) == key and row["alarm"]:
+            return row
+    raise NotThere(Wrong(404, said(bold(" ".join(key[:3])), " does not drift. ", link("What does", "/drift"), "."), title="no drift"))
+
+
 def _stream(row: dict[str, Any], is_chosen: bool, now: int) -> dict[str, Any]:
     found, needed = row["evidence"], row["evidence_needed"]
     picture = None
@@ -182,7 +222,7 @@ def _stream(row: dict[str, Any], is_chosen: bool, now: int) -> dict[str, Any]:
         "state": row["state"],
         "is_wrong": row["alarm"],
         "is_soft": row["state"] in {"calibrates", "too few", "left"},
-        "detail": row["reason"] or names,
+        "detail": (f"known until {day(row['known_until'])}: " if row["known_until"] is not None else "") + (row["reason"] or names),
         "evidence": f"{found:.1f}" if found is not None else "",
         "bar": f"{needed:.1f}" if needed is not None else "",
         "picture": picture,
@@ -219,7 +259,7 @@ def _story(view: View, row: dict[str, Any]) -> tuple[Story | None, str]:
     names = (signal,) if signal else ()
     if at is not None and not (at.isascii() and at.isdecimal() and len(at) < 12):
         raise NotThere(Wrong(422, said("At is a moment in seconds since 1970, not ", bold(at[:40]), "."), title="no moment"))
-    question = Question(row["model"], row["version"], row["cohort"], names, int(at) if at is not None else None)
+    question = drift_story.Question(row["model"], row["version"], row["cohort"], names, int(at) if at is not None else None)
     fleet = view.fleet
 
     def read() -> tuple[Story | None, str]:
@@ -263,7 +303,7 @@ def _effects(view: View, story: Story) -> list[Markup]:
     outputs = _outputs(view, story)
     if not outputs:
         return []
-    question = Question(story.model, story.version, story.cohort, tuple(outputs), None)
+    question = drift_story.Question(story.model, story.version, story.cohort, tuple(outputs), None)
     fleet = view.fleet
 
     def read() -> tuple[Effect, ...]:
@@ -324,4 +364,7 @@ QUERY: Final = frozenset({"signal", "at", "about"})
 PAGES: Final = (
     Page("/drift", "drift.html", load, "Drift", frozenset({"model"})),
     Page("/drift/{model}/{version}/{cohort}", "drift.html", load_stream, "Drift", QUERY),
+)
+QUESTIONS: Final = (
+    Question("/drift/{model}/{version}/{cohort}/known", "Marking a drift as known", "operator", ask_known, know, frozenset({"about"})),
 )

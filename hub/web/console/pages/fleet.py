@@ -13,7 +13,7 @@ from hub.core.rollouts.node_class import CLASSES, ClassName
 from hub.operations.node_classes import NodeLine
 from hub.web.console.moments import counted, moment
 from hub.web.console.page import Answer, Page, View
-from hub.web.console.pages.matters import Matter, drift_of, matters, site_of
+from hub.web.console.pages.matters import Matter, drift_of, is_open, matters, site_of
 from hub.web.console.pages.releases_words import picture_of, serving
 from hub.web.console.pages.rollout_facts import RolloutFacts, rollouts_of
 from hub.web.console.sentence import bold, code, link, listed, nodes_where, path, said
@@ -45,7 +45,7 @@ def load(view: View) -> Answer:
     counts = Counter(line.found.name for line in worst)
     rollouts, drift, opened = rollouts_of(view), drift_of(view), matters(view)
     moving = [one for one in rollouts if one.deployment.state in {"running", "halted"}]
-    drifting = sum(row["alarm"] for row in drift)
+    drifting = sum(is_open(row) for row in drift)
     failed = counts["refused"] + counts["rolled_back"]
     approvals = sum(one.waits_for_approval for one in moving)
     halted = sum(one.deployment.state == "halted" for one in moving)

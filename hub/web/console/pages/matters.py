@@ -1,11 +1,14 @@
 """Find what is open in the fleet and needs somebody: nodes that failed, sites that fell silent, streams that drift."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from hub.database.drift_queries import Findings
+from hub.database.known_drifts import KnownDrifts
 from hub.operations.drift_rows import drift_rows
+from hub.operations.known_drifts import known_until
 from hub.operations.node_classes import NodeLine
 from hub.operations.opened_fleet import OpenedFleet
 from hub.service.rollouts.release_lookup import Releases
@@ -34,7 +37,14 @@ def drift_of(view: View) -> list[dict[str, Any]]:
 
 def _drift(fleet: OpenedFleet) -> list[dict[str, Any]]:
     findings, releases = Findings(fleet.store.database), Releases(fleet.repository, fleet.blocks)
-    return drift_rows(findings, releases, None, None, nodes_min=fleet.settings.cohort_nodes_min)
+    known, now = KnownDrifts(fleet.store.database).all(), int(time.time())
+    rows = drift_rows(findings, releases, None, None, nodes_min=fleet.settings.cohort_nodes_min)
+    return [{**row, "known_until": known_until(row, known, now)} for row in rows]
+
+
+def is_open(row: dict[str, Any]) -> bool:
+    """Return whether a stream drifts, and nobody has marked that as known."""
+    return bool(row["alarm"]) and row["known_until"] is None
 
 
 def site_of(line: NodeLine) -> str:
@@ -51,7 +61,7 @@ def matters(view: View) -> list[Matter]:
         if line.found.name == "unreachable":
             silent.setdefault(site_of(line), []).append(line)
     found += [Matter("unreachable", max(one.node.last_seen for one in mine), mine, site=site) for site, mine in silent.items()]
-    found += [Matter("drifts", None, stream=row) for row in drift_of(view) if row["alarm"]]
+    found += [Matter("drifts", None, stream=row) for row in drift_of(view) if is_open(row)]
     return sorted(found, key=lambda one: (-(one.since or 0), one.name, one.lines[0].node.name if one.lines else ""))
 
 
