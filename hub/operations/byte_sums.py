@@ -15,7 +15,7 @@ from schemas.receipt import Receipt, SealedReceipt
 DAY: Final = 86_400
 RECEIPTS_MAX: Final = 20_000  # A day with a rollout to ten thousand nodes, and its way back.
 UNKNOWN_LINK: Final = "not reported"
-By = Literal["link", "release", "site"]
+By = Literal["link", "release", "site", "node"]
 # States of a slot whose transfer has not ended in a receipt yet.
 UNDER_WAY: Final = frozenset({"fetching", "out_of_budget", "staged", "testing", "shadow"})
 

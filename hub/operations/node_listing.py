@@ -32,7 +32,8 @@ class Place(NamedTuple):
 class Asked:
     """Hold what a list of nodes is asked for.
 
-    A selector, a release that they serve (model@version), what they wait for, and the deployment that decides for them (model/name).
+    A selector, a release that they serve (model@version, or model for any), what they wait for, and the deployment that decides for them
+    (model/name).
     """
 
     where: str = ""
@@ -132,7 +133,7 @@ def _names(seen: Snapshot, asked: Asked) -> list[str]:
     names = [name for _, name in keys]
     if asked.serves:
         model, _, version = asked.serves.partition("@")
-        names = [name for name in names if _version(seen, name, model) == version]
+        names = [name for name in names if (serves := _version(seen, name, model)) is not None and version in {"", serves}]
     if asked.deployment:
         model, _, name_of = asked.deployment.partition("/")
         decided = {line.node.name for line in seen.lines if (line.model, line.deployment) == (model, name_of)}

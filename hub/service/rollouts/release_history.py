@@ -1,4 +1,4 @@
-"""Write down every few minutes who serves which release, a row an hour and model, for the picture of a release's way through the fleet."""
+"""Write down every minute who serves which release, a row an hour and model, for the picture of a release's way through the fleet."""
 
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -7,7 +7,7 @@ from hub.core.rollouts.listening import Listened
 from hub.database.connection import Database
 from hub.database.release_hours import HOUR, ReleaseHour, ReleaseHours
 
-LOOK_SECONDS: Final = 300.0
+LOOK_SECONDS: Final = 60.0
 
 
 class Listening(Protocol):
@@ -28,7 +28,7 @@ class ReleaseHistory:
         self._hour, self._heard, self._listened_at = 0, 0.0, float(listening.seconds)
 
     def tick(self) -> None:
-        """Write the present hour where a few minutes have passed, or another hour has begun."""
+        """Write the present hour where a minute has passed, or another hour has begun."""
         hour = int(self._wall()) // HOUR * HOUR
         now = self._monotonic()
         if hour == self._hour and now - self._looked_at < LOOK_SECONDS:

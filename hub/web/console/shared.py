@@ -23,8 +23,11 @@ class Shared:
         self._kept: OrderedDict[tuple[object, ...], tuple[float, Any]] = OrderedDict()
         self._reading: dict[tuple[object, ...], threading.Lock] = {}
 
-    def get(self, key: tuple[object, ...], read: Callable[[], T], *, seconds: float = KEPT_SECONDS_MIN) -> T:
-        """Return what is kept under this key, or read it. It may be `seconds` old, and older where reading takes long."""
+    def get(self, key: tuple[object, ...], read: Callable[[], T], *, seconds: float = KEPT_SECONDS_MIN, at_most: int = KEPT_MAX) -> T:
+        """Return what is kept under this key, or read it. It may be `seconds` old, and older where reading takes long.
+
+        Of keys that begin alike `at_most` are kept, the newest: what a viewer chooses, such as a selector, must not fill the memory.
+        """
         with self._lock:
             lock = self._reading.setdefault(key, threading.Lock())
         with lock:
@@ -38,7 +41,8 @@ class Shared:
             with self._lock:
                 self._kept[key] = ended + max(seconds, SHARE * (ended - began)), fresh
                 self._kept.move_to_end(key)
-                while len(self._kept) > KEPT_MAX:
-                    gone, _ = self._kept.popitem(last=False)
+                alike = [one for one in self._kept if one[0] == key[0]]
+                for gone in [*alike[: max(0, len(alike) - at_most)], *list(self._kept)[: max(0, len(self._kept) - KEPT_MAX)]]:
+                    self._kept.pop(gone, None)
                     self._reading.pop(gone, None)
             return fresh

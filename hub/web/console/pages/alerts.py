@@ -7,12 +7,14 @@ from hub.database.rows import AlertRow
 from hub.operations.alert_states import WEEK_SECONDS, deliveries_of, is_open, open_keys
 from hub.web.console.moments import moment
 from hub.web.console.page import Answer, Page, View
+from hub.web.console.pages.fleet import matter_row
 from hub.web.console.pages.matters import matters
 from hub.web.console.pages.nodes import limit_of
 from hub.web.console.sentence import path
 from hub.web.pages import CURSOR_CHARACTERS_MAX, cursor_of, key_of
 from schemas.errors import Code, Refused
 
+OPEN_MAX: Final = 50
 PAGE: Final = 200
 SCAN_MAX: Final = 2000  # Alerts that one page looks through for those in the state that was asked for.
 STATES: Final = ("open", "ended", "all")
@@ -35,7 +37,8 @@ def load(view: View) -> Answer:
     rows, more = _read(view, state, now_open, before, limit)
     told = deliveries_of(view.fleet.store.database, [row.id for row in rows])
     ended = _ended_lately(view, now_open)
-    count = len(now_open)
+    opened = matters(view)
+    count = len(opened)
     kept = {name: view.query.get(name) for name in ("state", "limit")}
     return Answer(
         _sentence(count, ended),
@@ -46,7 +49,8 @@ def load(view: View) -> Answer:
             "states": [(one, path("alerts", state=one)) for one in STATES],
             "next": path("alerts", **kept, cursor=cursor_of([rows[-1].id])) if more and rows else "",
             "first_page": path("alerts", **kept) if before is not None else "",
-            "count": count,
+            "opened": [matter_row(view, one) for one in opened[:OPEN_MAX]],
+            "left_out": max(0, count - OPEN_MAX),
         },
         title="alerts",
         needs=count,

@@ -1,5 +1,6 @@
 """Answer whether we paid what we planned: bytes planned against spent, by class of link, by release and by site."""
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, get_args
 
@@ -15,9 +16,11 @@ from schemas.state import LinkClass
 
 SECONDS: Final = 5.0
 ROWS_MAX: Final = 100
+DAYS_MAX: Final = 4  # Days whose transfers are kept in memory.
+FILTERS: Final = ("link", "release", "site")
 KINDS: Final[tuple[By, ...]] = get_args(By)
 ADDS_UP: Final = "Planned is received, reused and missing; wasted comes on top."
-NAMES: Final = {"link": "class of link", "release": "release", "site": "site"}
+NAMES: Final = {"link": "class of link", "release": "release", "site": "site", "node": "node"}
 
 
 def load(view: View) -> Answer:
@@ -26,23 +29,31 @@ def load(view: View) -> Answer:
     begin = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
     is_today = begin <= view.now < begin + DAY
     nodes = view.snapshot.seen.nodes
-    found = view.shared.get(("bytes", begin), lambda: of_day(view.fleet.store.database, nodes, day=begin, now=view.now), seconds=SECONDS)
+    found = view.shared.get(
+        ("bytes", begin), lambda: of_day(view.fleet.store.database, nodes, day=begin, now=view.now), seconds=SECONDS, at_most=DAYS_MAX
+    )
     every = total("all", found.transfers)
     links = {one.name: one for one in sums(found.transfers, "link")}
     shown = [links.get(name, Sum(name, 0, 0, 0, 0, 0)) for name in get_args(LinkClass)]
     shown += [one for name, one in links.items() if name not in get_args(LinkClass)]
-    rows = sums(found.transfers, by)
+    only = {name: view.query[name] for name in FILTERS if name in view.query}
+    chosen = [one for one in found.transfers if all(getattr(one, name) == text for name, text in only.items())]
+    rows = sums(chosen, by)
     full = max((max(one.planned, one.received) for one in shown), default=0)
     out = _out_of_budget(view) if is_today else []
     return Answer(
         _sentence(every, day, is_today=is_today),
         "fleetcast ledger MODEL@VERSION",
         {
-            "links": [_row(one, full) for one in shown],
+            "links": [{**_row(one, full), "nodes_at": _nodes_at(day, {"link": one.name})} for one in shown],
+            "chips": _chips(day, by, only),
             "every": _row(every, 0),
             "by": by,
-            "kinds": [(kind, NAMES[kind], path("bytes", day=day.isoformat(), by=kind)) for kind in KINDS],
-            "rows": [_named(view, one, by) for one in rows[:ROWS_MAX]],
+            "kinds": [(kind, NAMES[kind], path("bytes", day=day.isoformat(), by=kind, **only)) for kind in KINDS],
+            "rows": [
+                {**_named(view, one, by), "nodes_at": _nodes_at(day, {**only, by: one.name}) if by != "node" else ""}
+                for one in rows[:ROWS_MAX]
+            ],
             "left_out": max(0, len(rows) - ROWS_MAX),
             "is_cut": found.is_cut,
             "out": out[:ROWS_MAX],
@@ -56,6 +67,20 @@ def load(view: View) -> Answer:
         title=f"bytes {'today' if is_today else day.isoformat()}",
         lead=f"By receipts{' and reports' if is_today else ''} of {number_of(every.nodes, 'node')}, day of UTC. {ADDS_UP}",
     )
+
+
+def _nodes_at(day: date, only: Mapping[str, str]) -> str:
+    """Return the address of the nodes that a sum is of."""
+    return path("bytes", day=day.isoformat(), by="node", **only)
+
+
+def _chips(day: date, by: By, only: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return what is asked for, each with the address of the page without it."""
+    found = []
+    for name, text in only.items():
+        rest = {other: value for other, value in only.items() if other != name}
+        found.append((f"{name} {text.replace('@', ' ') or 'none'}", path("bytes", day=day.isoformat(), by=by, **rest)))
+    return found
 
 
 def _day(view: View) -> date:
@@ -109,6 +134,8 @@ def _named(view: View, one: Sum, by: By) -> dict[str, Any]:
         address = path("models", model, "releases", version)
     elif by == "site" and one.name:
         address = path("nodes", where=f"site={one.name}")
+    elif by == "node":
+        address = path("nodes", one.name)
     return {**_row(one, 0), "name": one.name.replace("@", " ") or "no site", "address": address}
 
 
@@ -121,4 +148,4 @@ def _out_of_budget(view: View) -> list[Any]:
     ]
 
 
-PAGES: Final = (Page("/bytes", "bytes.html", load, "Bytes", frozenset({"day", "by"})),)
+PAGES: Final = (Page("/bytes", "bytes.html", load, "Bytes", frozenset({"day", "by", *FILTERS})),)

@@ -29,6 +29,7 @@ from schemas.errors import Refused
 
 TESTS_MAX: Final = 120
 STORY_SECONDS: Final = 30.0
+STORIES_MAX: Final = 32
 WORDS: Final = {"quiet": "quiet", "calibrates": "calibrate", "too few": "too few", "left": "left"}
 ARROWS: Final = {"higher": "↑", "lower": "↓", "shape": "~"}
 
@@ -192,7 +193,12 @@ def _stream(row: dict[str, Any], is_chosen: bool, now: int) -> dict[str, Any]:
 def _tests(view: View, row: dict[str, Any]) -> list[Drift]:
     about = None if row["about"] == SIGNALS else row["about"]
     key = (row["model"], row["version"], row["cohort"], about)
-    return view.shared.get(("tests", *key), lambda: Findings(view.fleet.store.database).drifts(key, limit=TESTS_MAX), seconds=STORY_SECONDS)
+    return view.shared.get(
+        ("tests", *key),
+        lambda: Findings(view.fleet.store.database).drifts(key, limit=TESTS_MAX),
+        seconds=STORY_SECONDS,
+        at_most=STORIES_MAX,
+    )
 
 
 def _evidence(row: dict[str, Any], tests: Sequence[Drift]) -> Any:
@@ -227,7 +233,7 @@ def _story(view: View, row: dict[str, Any]) -> tuple[Story | None, str]:
 
     if row["state"] == "too few":
         return None, f"Nothing is drawn: {row['reason']}."
-    return view.shared.get(("story", question), read, seconds=STORY_SECONDS)
+    return view.shared.get(("story", question), read, seconds=STORY_SECONDS, at_most=STORIES_MAX)
 
 
 def _signal(one: Explained) -> dict[str, Any]:
@@ -268,7 +274,7 @@ def _effects(view: View, story: Story) -> list[Markup]:
             return ()
         return effects((one.comparison for one in found.signals), rows=found.window.rows, seconds=found.window.seconds)
 
-    return [_effect(one, story.cohort) for one in view.shared.get(("effects", question), read, seconds=STORY_SECONDS)]
+    return [_effect(one, story.cohort) for one in view.shared.get(("effects", question), read, seconds=STORY_SECONDS, at_most=STORIES_MAX)]
 
 
 def _effect(one: Effect, cohort: str) -> Markup:

@@ -67,7 +67,7 @@ def load(view: View) -> Answer:
             "ended": _ended(view, rollouts),
             "coming": _coming(view, moving),
             "matters": len(opened),
-            "opened": [_matter(view, one) for one in opened[:MATTERS_MAX]],
+            "opened": [matter_row(view, one) for one in opened[:MATTERS_MAX]],
             "drift": drift[:STREAMS_MAX],
             "streams": len(drift),
             "flow": _flow(view, moving or rollouts),
@@ -198,7 +198,8 @@ def _coming(view: View, moving: Sequence[RolloutFacts]) -> str:
     return " · ".join(f"{moment(at, view.now)} {what}" for at, what in sorted(found)[:3] if at > view.now)
 
 
-def _matter(view: View, one: Matter) -> dict[str, Any]:
+def matter_row(view: View, one: Matter) -> dict[str, Any]:
+    """Return what is open as a line: since when, its class, and what it is about."""
     if one.stream is not None:
         row = one.stream
         return {

@@ -65,7 +65,8 @@ def _sentence(name: str, lines: list[dict[str, Any]], nodes: int) -> Markup:
     ]
     rest = sum(one["nodes"] for one in lines[3:])
     parts = [*shown, *([said(f"{counted(rest)} serve others")] if rest else [])]
-    return said(f"Of {counted(nodes)} {'node' if nodes == 1 else 'nodes'} with {name}, ", listed(parts, " and "))
+    every = link(f"{counted(nodes)} {'node' if nodes == 1 else 'nodes'}", path("nodes", serves=name))
+    return said("Of ", every, f" with {name}, ", listed(parts, " and "))
 
 
 def _deployments(view: View, name: str) -> list[dict[str, Any]]:

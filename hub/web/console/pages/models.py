@@ -61,6 +61,7 @@ def _row(view: View, name: str, drifting: int, tested: int) -> dict[str, Any]:
         "serving": lines[:SHOWN],
         "more": len(lines) - SHOWN,
         "nodes": counted(sum(counts.values())),
+        "nodes_at": path("nodes", serves=name) if counts else "",
         "rollouts": [
             (f"{one.release.version}, {one.state.replace('_', ' ')}", path("models", name, "deployments", one.name, "rollouts"))
             for one in deployments

@@ -1,7 +1,7 @@
 """Answer which nodes there are, and why they are so: a selector, what they have in common, and a row each, the worst first."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 from markupsafe import Markup
@@ -14,15 +14,16 @@ from hub.operations.snapshot import Snapshot
 from hub.web.console.moments import counted, moment
 from hub.web.console.page import Answer, Page, View
 from hub.web.console.pages.node_words import bytes_of, does, link_of, wanted
-from hub.web.console.sentence import bold, code, link, listed, path, said, toned
+from hub.web.console.sentence import bold, code, link, listed, path, said
 from hub.web.pages import CURSOR_CHARACTERS_MAX, cursor_of, key_of
 from schemas.errors import Code, Refused
-from schemas.selectors import parse
+from schemas.selectors import Requirement, parse, text_of
 
 LIMITS: Final = (20, 50, 100, 200)
 LIMIT: Final = 50
 SORTS: Final = {"state": "class", "node": "node", "last_seen": "heard", "-last_seen": "heard"}
 CHOICES: Final = ("serves", "waits", "deployment")  # Besides the selector.
+LISTINGS_MAX: Final = 16  # Selectors whose nodes are kept: each holds the names of all that match.
 SECONDS: Final = 2.0  # How long what was counted is kept for all viewers.
 QUERY: Final = frozenset({"where", "serves", "waits", "deployment", "sort", "cursor", "limit", "more"})
 TONES: Final = {"refused": "bad", "rolled_back": "bad", "unreachable": "warn", "expired": "warn"}
@@ -36,7 +37,10 @@ def load(view: View) -> Answer:
     sort, limit, more = query.get("sort", DEFAULT_SORT), limit_of(query), query.get("more", "")
     seen = view.snapshot
     found = view.shared.get(
-        ("nodes", seen.at, id(seen), asked, sort, more), lambda: listing(seen, asked, sort, expanded=more), seconds=SECONDS
+        ("nodes", seen.at, id(seen), asked, sort, more),
+        lambda: listing(seen, asked, sort, expanded=more),
+        seconds=SECONDS,
+        at_most=LISTINGS_MAX,
     )
     page = cut(found.places, _place_of(query, sort), limit)
     address = _address(query)
@@ -57,7 +61,7 @@ def load(view: View) -> Answer:
             "label_at": _label_at(asked),
         },
         title=_title(found, asked),
-        lead=_lead(found),
+        lead=_lead(found, asked),
     )
 
 
@@ -162,7 +166,9 @@ def _sentence(found: Listing, asked: Asked) -> Markup:
     if not total:
         return said("No node has joined")
     wrong = [
-        toned(f"{counted(found.classes[name])} {name.replace('_', ' ')}", tone) for name, tone in TONES.items() if found.classes.get(name)
+        link(f"{counted(found.classes[name])} {name.replace('_', ' ')}", _of_class(asked, name), tone)
+        for name, tone in TONES.items()
+        if found.classes.get(name)
     ]
     ends = [": ", listed(wrong)] if wrong else []
     if asked == Asked():
@@ -170,13 +176,28 @@ def _sentence(found: Listing, asked: Asked) -> Markup:
     return said(f"{counted(matched)} of {counted(total)} nodes {verb(matched, 'match') if matched != 1 else 'matches'}", *ends)
 
 
-def _lead(found: Listing) -> str:
+def _lead(found: Listing, asked: Asked) -> Markup:
     """Return the sentence of the other classes, so that all add up to the nodes that match."""
-    parts = [f"{counted(found.classes[name])} {verb(found.classes[name], word)}" for name, word in VERBS.items() if found.classes.get(name)]
+    parts: list[str | Markup] = [
+        link(f"{counted(found.classes[name])} {verb(found.classes[name], word)}", _of_class(asked, name))
+        for name, word in VERBS.items()
+        if found.classes.get(name)
+    ]
     if found.classes.get(""):
-        parts.append(f"for {counted(found.classes[''])} no deployment decides")
-    text = ", ".join(parts)
-    return f"{text[0].upper()}{text[1:]}." if text else ""
+        undecided = Requirement(STATE_KEY, "notin", BY_NEED)
+        text = f"{'for' if parts else 'For'} {counted(found.classes[''])} no deployment decides"
+        parts.append(link(text, path("nodes", **_asked(_narrowed(asked, undecided)))))
+    return said(listed(parts), ".") if parts else Markup("")
+
+
+def _of_class(asked: Asked, name: str) -> str:
+    return path("nodes", **_asked(_narrowed(asked, Requirement(STATE_KEY, "in", (name,)))))
+
+
+def _narrowed(asked: Asked, to: Requirement) -> Asked:
+    """Return what is asked for, with another requirement of the class."""
+    others = tuple(one for one in parse(asked.where) if one.key != STATE_KEY)
+    return replace(asked, where=text_of(tuple(sorted((*others, to)))))
 
 
 def _title(found: Listing, asked: Asked) -> str:

@@ -14,7 +14,9 @@ from hub.core.drift.compare import Bin, Comparison
 from hub.core.drift.shift_size import NOTHING
 from hub.database.rows import NodeRow
 from hub.operations.drift_effect import effects
+from hub.operations.snapshot import Snapshots
 from hub.web.application import application
+from hub.web.console.shared import Shared
 from hub.web.guard import LOOPBACK_NAMES, Door
 from schemas import codec
 from schemas.analytics_messages import Alert
@@ -73,6 +75,9 @@ def test_nodes_are_counted_by_what_they_have_in_common_and_each_number_leads_to_
 
     assert heading(every) == "6 nodes, none refused or unreachable"
     assert "For 6 no deployment decides." in text_of(every)
+    undecided = re.search(r'href="([^"]+)">For 6 no deployment decides', every)
+    assert undecided is not None
+    assert len(rows_of(reader.page(unescape(undecided[1])))) == 6
     assert rows_of(jfk) == ["n0", "n1"]
     assert count == 2
     assert heading(jfk) == "2 of 6 nodes match"
@@ -222,3 +227,15 @@ def test_the_effect_on_answers_has_a_whisker_and_is_none_within_chance() -> None
 
     assert [(one.signal, one.answer, one.more_a_day) for one in found] == [("defect", "yes", 251)]
     assert found[0].whisker == pytest.approx(0.009)
+
+
+def test_what_viewers_choose_does_not_fill_the_memory() -> None:
+    shared = Shared(Snapshots())
+    for number in range(100):
+        assert shared.get(("nodes", number), lambda: number, seconds=60, at_most=16) == number  # noqa: B023  # called at once
+    read = list[int]()
+    shared.get(("nodes", 99), lambda: read.append(99), seconds=60, at_most=16)
+    shared.get(("nodes", 83), lambda: read.append(83), seconds=60, at_most=16)
+
+    assert read == [83]
+    assert len(shared._kept) == len(shared._reading) == 16

@@ -195,13 +195,20 @@ def test_nodes_that_wait_are_counted_by_what_they_wait_for(as_role: Callable[[st
     assert found is not None, page
     assert len(re.findall('<tr id="node-', person.page(found[1].replace("&amp;", "&")))) == int(found[2])
     assert "refused 1.4.0: model.too_slow" in text_of(page)
+    assert heading(page) == "12 nodes: 1 refused"
+    for address, count in re.findall(r'<a(?: class="\w+")? href="([^"]+)">(\d+) (?:refused|move|moves|wait|serve)</a>', page):
+        assert len(re.findall('<tr id="node-', person.page(address.replace("&amp;", "&")))) == int(count)
 
 
 def test_bytes_of_today_add_up_over_the_classes_of_link(as_role: Callable[[str], Person]) -> None:
-    page = as_role("viewer").page("/bytes?by=site")
+    person = as_role("viewer")
+    page = person.page("/bytes?by=site")
+    one = re.search(r'href="(/bytes\?[^"]*by=node[^"]*site=[^"]*)">1</a>', page)
 
     assert heading(page) == "<0.01 MB received of <0.01 planned today, 0.0 wasted"
     assert "By receipts and reports of 1 node" in text_of(page)
+    assert one is not None, page
+    assert person.page(one[1].replace("&amp;", "&")).count('<a href="/nodes/') == 1
 
 
 def test_a_rollout_is_halted_with_a_reason_and_a_late_form_sees_both_figures(half_way: Plant, as_role: Callable[[str], Person]) -> None:
