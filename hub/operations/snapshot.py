@@ -40,6 +40,11 @@ class Snapshot:
         """Return for each node the line of the model that needs somebody most."""
         return worst(self.lines)
 
+    @cached_property
+    def _orders(self) -> dict[str, list[tuple[int, str]]]:
+        """Return the keys of all nodes in the orders that were asked for."""
+        return {}
+
     def key(self, sort: str, name: str) -> tuple[int, str]:
         """Return the key by which a node has its place in an order."""
         match sort:
@@ -61,13 +66,15 @@ class Snapshot:
         """
         if sort not in SORTS:
             raise Refused(Code.REQUEST_INVALID, f"sort {sort[:40]!r} is none of {', '.join(SORTS)}")
-        nodes, sentence = list(self.seen.nodes.values()), ""
-        if where is not None:
-            classes = {name: line.found.name for name, line in self.worst.items()}
-            found = chosen(nodes, where, facts=lambda node: node.facts, state=lambda node: classes.get(node.name, ""))
-            sentence = nobody(where, [node.facts for node in nodes]) if not found else ""
-            nodes = found
-        return sorted(self.key(sort, node.name) for node in nodes), sentence
+        if where is None:
+            if sort not in self._orders:
+                self._orders[sort] = sorted(self.key(sort, name) for name in self.seen.nodes)
+            return self._orders[sort], ""
+        nodes = list(self.seen.nodes.values())
+        classes = {name: line.found.name for name, line in self.worst.items()}
+        found = chosen(nodes, where, facts=lambda node: node.facts, state=lambda node: classes.get(node.name, ""))
+        sentence = nobody(where, [node.facts for node in nodes]) if not found else ""
+        return sorted(self.key(sort, node.name) for node in found), sentence
 
 
 class Snapshots:
