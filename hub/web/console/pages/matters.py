@@ -54,6 +54,10 @@ def site_of(line: NodeLine) -> str:
 
 def matters(view: View) -> list[Matter]:
     """Return what is open, the newest first: a node that failed is one matter, and so are the silent nodes of a site."""
+    return view.shared.get(("matters", id(view.snapshot)), lambda: _matters(view), seconds=DRIFT_SECONDS)
+
+
+def _matters(view: View) -> list[Matter]:
     lines = list(view.snapshot.worst.values())
     found = [Matter(line.found.name, line.since, (line,)) for line in lines if line.found.name in {*FAILED, "expired"}]
     silent: dict[str, list[NodeLine]] = {}
