@@ -193,7 +193,8 @@ def know(view: View, given: Given) -> Done:
     """Mark a drift as known."""
     row = _asked_row(view)
     mark_known(view.fleet, row, now=view.now, why=given.reason)
-    view.shared.forget("drift")
+    for name in ("drift", "matters"):
+        view.shared.forget(name)
     return Done(_at(row))
 
 

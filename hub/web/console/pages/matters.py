@@ -54,7 +54,7 @@ def site_of(line: NodeLine) -> str:
 
 def matters(view: View) -> list[Matter]:
     """Return what is open, the newest first: a node that failed is one matter, and so are the silent nodes of a site."""
-    return view.shared.get(("matters", id(view.snapshot)), lambda: _matters(view), seconds=DRIFT_SECONDS)
+    return view.shared.get(("matters", id(view.snapshot)), lambda: _matters(view), seconds=DRIFT_SECONDS, at_most=2)
 
 
 def _matters(view: View) -> list[Matter]:
