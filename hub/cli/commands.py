@@ -15,6 +15,7 @@ VERBS = {
     "ca": Verb("ca:ca", "Issue certificates to brokers, hubs and consumers."),
     "check": Verb("check:check", "Activate a release as each profile's nodes would."),
     "completion": Verb("completion:completion", "Print a completion script for a shell."),
+    "console": Verb("console:console", "Print where the console is, and a link that signs in once."),
     "deploy": Verb("deploy:deploy", "Say which nodes run which release, by selector and priority."),
     "diff": Verb("diff:diff", "Show what `fleetcast apply` would change, and what that costs."),
     "drift": Verb("drift:drift", "Show what drifts, where, since when, and how far."),

@@ -69,6 +69,7 @@ from hub.service.nodes.device_settings import SettingsKeeper
 from hub.service.own_disk import OWN_DISK, OwnDisk
 from hub.service.rollouts.controller import Controller
 from hub.service.rollouts.listening import ListeningClock
+from hub.service.rollouts.release_history import ReleaseHistory
 from hub.service.rollouts.release_lookup import Releases
 from hub.service.rollouts.rollout_traces import RolloutTraces
 from hub.service.telemetry.drift_evidence import Evidence
@@ -259,6 +260,7 @@ class Service:
             traces=self._traces,
             speaks_against=lambda manifest: checks.against(manifest, required) if required else (),
         )
+        self._history = ReleaseHistory(self._store.database, listening=self._listening, wall=self._wall, monotonic=self._monotonic)
         self._housekeeping = Housekeeping(self._store, self._settings, needed_from=self._controller.needed_from, monotonic=self._monotonic)
 
         self._node_settings = SettingsKeeper(
@@ -435,6 +437,7 @@ class Service:
             self._work(self._wants.report)
             self._clear_forgotten()
             self._work(lambda: self._settling.tick(lambda: self._monotonic() - now >= SETTLE_SECONDS))
+            self._work(self._history.tick)
             self._work(self._housekeeping.tick)
 
     def _clear_forgotten(self) -> None:

@@ -15,6 +15,7 @@ from schemas.rollout import Carriage, Gate
 from schemas.windows import Windows
 
 Percent = Annotated[int, Field(ge=1, le=100)]
+WHY_CHARACTERS_MAX = 500
 SelectorText = str  # As `schemas.selectors.parse` takes it, which bounds its length and says how to do without.
 
 
@@ -23,6 +24,7 @@ class _Asked(Fact):
 
     # Serial of the signed statement that the asker has seen: where another one is signed by now, nothing is done.
     if_serial: Annotated[int, Field(ge=0)] | None = None
+    why: Annotated[str, Field(max_length=WHY_CHARACTERS_MAX)] | None = None  # The asker's reason, kept with what is done.
 
 
 class NamedStage(Fact):
