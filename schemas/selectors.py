@@ -61,11 +61,11 @@ def matches(selector: tuple[Requirement, ...], node: NodeFacts) -> bool:
 
     As in Kubernetes, `!=` and `notin` also match a node that does not have the label at all.
     """
-    return all(_fulfils(one, node) for one in selector)
+    return all(fulfils(one, _value(one.key, node)) for one in selector)
 
 
-def _fulfils(requirement: Requirement, node: NodeFacts) -> bool:
-    value = _value(requirement.key, node)
+def fulfils(requirement: Requirement, value: str | None) -> bool:
+    """Return whether the value of a requirement's key is as required; None: there is no such key."""
     match requirement.operator:
         case "in":
             return value in requirement.values

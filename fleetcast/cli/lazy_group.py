@@ -1,6 +1,6 @@
 """A click group that imports a command's module when the command is called, and not to list it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -21,9 +21,16 @@ class Verb(NamedTuple):
 class LazyGroup(click.Group):
     """List its commands from a table; a command's libraries may take a second to import. A reader that has gone is `ReaderGone`."""
 
-    def __init__(self, *args: Any, package: str, verbs: Mapping[str, Verb], **extra: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        package: str,
+        verbs: Mapping[str, Verb],
+        complete: Callable[[click.Command], click.Command] = lambda command: command,
+        **extra: Any,
+    ) -> None:
         super().__init__(*args, **extra)
-        self.package, self.verbs = package, verbs
+        self.package, self.verbs, self._complete = package, verbs, complete
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         """Parse the command line; this prints --help."""
@@ -46,7 +53,7 @@ class LazyGroup(click.Group):
         verb = self.verbs[cmd_name]
         module, _, name = verb.place.partition(":")
         found: click.Command = getattr(import_module(f"{verb.package or self.package}.{module}"), name)
-        return found
+        return self._complete(found)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands for --help."""

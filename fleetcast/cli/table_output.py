@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from fleetcast.cli.list_choice import choice
 from fleetcast.cli.terminal_text import plain
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -29,15 +30,27 @@ def show(
     *,
     as_json: bool,
     empty: str,
+    in_words: Sequence[Mapping[str, Any]] | None = None,
     print_table: Callable[[Sequence[str], Sequence[Sequence[str]]], None] = print_columns,
 ) -> None:
-    """Print rows as JSON, or some of their columns as a table."""
+    """Print rows as JSON, or some of their columns as a table; as the options of the command want them (`list_choice`).
+
+    `in_words` are the same rows as a table shows them. Options look at the values that JSON has.
+    """
+    wanted = choice()
+    words = in_words or rows
+    found = wanted.arrange([{**said, **row} for said, row in zip(words, rows, strict=True)], columns)
+    names = list(wanted.columns or columns)
     if as_json:
-        click.echo(json.dumps(list(rows), indent=2))
+        chosen = [{name: rows[at].get(name, words[at].get(name)) for name in wanted.columns or rows[at]} for at in found]
+        click.echo(json.dumps(chosen, indent=2))
     elif not rows:
         click.echo(empty)
+    elif not found:
+        click.echo("No row matches --where.")
     else:
-        print_table([name.replace("_", " ") for name in columns], [[_cell(row.get(name)) for name in columns] for row in rows])
+        cells = [[_cell(words[at].get(name, rows[at].get(name))) for name in names] for at in found]
+        print_table([name.replace("_", " ") for name in names], cells)
 
 
 def show_one(row: Mapping[str, Any], *, as_json: bool) -> None:

@@ -9,6 +9,8 @@ import click
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from fleetcast import durable
+from fleetcast.cli.list_choice import list_options
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import changes_fleet, dir_option, json_option, open_store, passphrase, passphrase_option, show, show_one
 from hub.core.publish.metadata_expiry import severity_of
@@ -105,6 +107,7 @@ def init(directory: Path, passphrase_file: Path | None, as_json: bool) -> None:
 @ca.command("show")
 @dir_option
 @json_option
+@list_options()
 def show_(directory: Path, as_json: bool) -> None:
     """List certificates, and when each expires.
 
@@ -259,7 +262,7 @@ def _key(stem: Path) -> bytes:
     """Return the public half of the key in this file, which is made if there is none."""
     path = stem.with_name(f"{stem.name}.key")
     if not path.parent.exists():
-        path.parent.mkdir(parents=True)
+        durable.make_folder(path.parent, parents=True)
         path.parent.chmod(0o755)  # the broker's or client's user looks into it; the key itself is its owner's alone
     if not path.exists():
         create_tls_key(path)

@@ -4,6 +4,7 @@ import click
 
 from fleetcast.cli.lazy_group import LazyGroup, Verb
 from fleetcast.cli.version_option import version_option
+from hub.cli.completed_names import complete_names
 
 # The help is each command's own first sentence: a command is imported only when it is called.
 VERBS = {
@@ -37,7 +38,9 @@ VERBS = {
 }
 
 
-@click.group(cls=LazyGroup, package="hub.cli", verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, package="hub.cli", verbs=VERBS, complete=complete_names, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @version_option
 def command() -> None:
     """Cast models to a fleet of devices.

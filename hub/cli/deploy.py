@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from fleetcast.cli.list_choice import list_options
 from hub.cli.command_queue import ask, report
 from hub.cli.options import changes_fleet, dir_option, json_option, opened, show
 from hub.core.rollouts import commands
@@ -36,6 +37,7 @@ def deploy() -> None:
 @click.argument("model", required=False)
 @dir_option
 @json_option
+@list_options()
 def list_(model: str | None, directory: Path, as_json: bool) -> None:
     """List deployments in the order in which they decide.
 
@@ -56,7 +58,7 @@ def list_(model: str | None, directory: Path, as_json: bool) -> None:
     fleet.store.close()
     flat = [{**row, "state": f"rolled_back from {row['release']}" if row["state"] == "rolled_back" else row["state"]} for row in rows]
     columns = ["model", "deployment", "priority", "where", "runs", "state", "matched", "decided"]
-    show(rows if as_json else flat, columns, as_json=as_json, empty="There is no deployment.")
+    show(rows, columns, as_json=as_json, empty="There is no deployment.", in_words=flat)
 
 
 @deploy.command(name="set")

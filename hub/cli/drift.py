@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from fleetcast.cli.list_choice import list_options
 from hub.cli.drift_explain import explain
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import check_model, dir_option, json_option, open_store, show
@@ -30,6 +31,7 @@ COLUMNS = ["model", "version", "cohort", "about", "state", "since", "signals", "
 @click.option("--since", type=MOMENT, help="Show every drift that was found or lasted since then, even if it is over.")
 @dir_option
 @json_option
+@list_options()
 @click.pass_context
 def drift(ctx: click.Context, model: str | None, cohort: str | None, since: int | None, directory: Path, as_json: bool) -> None:
     """Show what drifts, where, since when, and how far.
@@ -57,10 +59,11 @@ def drift(ctx: click.Context, model: str | None, cohort: str | None, since: int 
         rows = _history(findings, rows, model, cohort, since)
     table = [{**row, **_for_people(row)} for row in rows]
     show(
-        rows if as_json else table,
+        rows,
         COLUMNS if since is None else HISTORY_COLUMNS,
         as_json=as_json,
         empty="Nothing drifts." if since else "No interval has been tested yet.",
+        in_words=table,
     )
     if lasting:
         raise Ended(Exit.DRIFTS, "an alarm lasts", printed=True)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from fleetcast.cli.list_choice import list_options
 from hub.cli.ca import open_authority, token_pin
 from hub.cli.errors import Ended, Exit
 from hub.cli.key_values import read_pairs
@@ -141,6 +142,7 @@ def _check_free(enrolments: Enrolments, names: Sequence[str]) -> None:
 @click.option("--tokens", is_flag=True, help="List unused tokens instead.")
 @dir_option
 @json_option
+@list_options()
 def list_(tokens: bool, directory: Path, as_json: bool) -> None:
     """List the enrolled nodes and when their certificates expire.
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from fleetcast.cli.list_choice import choice, list_options
 from hub.cli.options import dir_option, json_option, open_store, show
 from hub.cli.time_arguments import MOMENT, iso
 from hub.database.rows import EventRow
@@ -19,6 +20,7 @@ READ_MAX = 100_000  # the database keeps no more events
 @click.option("--limit", type=click.IntRange(1, READ_MAX), default=100, show_default=True, help="Number of changes to show.")
 @dir_option
 @json_option
+@list_options()
 def history(model: str | None, node: str | None, since: int | None, limit: int, directory: Path, as_json: bool) -> None:
     """Show the changes of the fleet, each with its actor.
 
@@ -34,7 +36,7 @@ def history(model: str | None, node: str | None, since: int | None, limit: int, 
     """
     found = open_store(directory).changes(since=since, limit=READ_MAX)
     rows = [_row(one) for one in found if (model is None or one.body.get("model") == model) and (node is None or node in _nodes(one))]
-    show(rows[:limit], ["at", "actor", "kind", "what"], as_json=as_json, empty="Nothing was changed.")
+    show(choice().arranged(rows)[:limit], ["at", "actor", "kind", "what"], as_json=as_json, empty="Nothing was changed.")
 
 
 def _nodes(event: EventRow) -> tuple[Any, ...]:

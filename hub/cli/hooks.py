@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from fleetcast.cli.list_choice import list_options
 from hub.alerts.receivers import OnDrift, Webhook
 from hub.alerts.webhooks import Poster, read_secret
 from hub.cli.options import actor, dir_option, json_option, open_store, show, show_one
@@ -22,6 +23,7 @@ COLUMNS = ["receiver", "to", "waiting", "delivered", "given_up", "last", "error"
 @click.option("--test", "name", metavar="NAME", help="Send an alert of kind `test` to this webhook now.")
 @dir_option
 @json_option
+@list_options()
 def hooks(name: str | None, directory: Path, as_json: bool) -> None:
     """List webhooks and hooks on drift, with their deliveries.
 
@@ -38,7 +40,7 @@ def hooks(name: str | None, directory: Path, as_json: bool) -> None:
     rows = [_row(one, known.get(one.receiver)) for one in settings.webhooks]
     rows += [_row(one, known.get(one.receiver)) for one in settings.on_drift]
     table = [{**row, "last": written(row["last_at"])} for row in rows]
-    show(rows if as_json else table, COLUMNS, as_json=as_json, empty="fleet.toml sets no webhooks and no on_drift hooks.")
+    show(rows, COLUMNS, as_json=as_json, empty="fleet.toml sets no webhooks and no on_drift hooks.", in_words=table)
 
 
 def _row(one: Webhook | OnDrift, known: Receiver | None) -> dict[str, Any]:

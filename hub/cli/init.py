@@ -181,7 +181,7 @@ def make(
 ) -> None:
     """Make a fleet in a new folder: keys, signed trust, settings, database, certificate authority."""
     for folder in ("keys", "online", "blocks", "broker"):
-        (directory / folder).mkdir(parents=True, mode=0o700)
+        durable.make_folder(directory / folder, mode=0o700, parents=True)
     names = [*(f"keys/root-{number}" for number in range(1, root_keys + 1)), "keys/targets", "keys/team"]
     names += ["online/snapshot", "online/timestamp", "online/rollouts"]
     for name in names:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import click
 
+from fleetcast.cli.list_choice import list_options
 from hub.cli.command_queue import notice
 from hub.cli.enroll import reload_option, revoke_enrolled
 from hub.cli.errors import Ended, Exit
@@ -50,6 +51,7 @@ keys.add_command(ceremony)
 @passphrase_option
 @key_passphrases_option
 @json_option
+@list_options()
 def show_(check: bool, directory: Path, passphrase_file: Path | None, key_passphrases: tuple[str, ...], as_json: bool) -> None:
     """Show each role with its keys, their number that must sign, and its expiry.
 
@@ -65,7 +67,7 @@ def show_(check: bool, directory: Path, passphrase_file: Path | None, key_passph
     rows = [_row(one, directory, passphrases if check else None) for one in changes.roles(datetime.now(UTC))]
     columns = ["role", "keys", "threshold", "expires", "severity", "lies_at", *(["opens"] if check else [])]
     short = [{**row, "keys": [one[:SHORT] for one in row["keys"]]} for row in rows]
-    show(rows if as_json else short, columns, as_json=as_json, empty="Nothing is signed.")
+    show(rows, columns, as_json=as_json, empty="Nothing is signed.", in_words=short)
     minimums = repository.minimums()
     if minimums and not as_json:
         click.echo("Oldest version that nodes activate: " + ", ".join(f"{model} {version}" for model, version in minimums.items()))

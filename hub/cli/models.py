@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from fleetcast import interrupts
+from fleetcast.cli.list_choice import list_options
 from fleetcast.cli.listing_group import ListingGroup
 from fleetcast.counted import counted, verb
 from hub.cli.options import (
@@ -39,6 +40,7 @@ from schemas.names import sha256
 @click.group(cls=ListingGroup)
 @dir_option
 @json_option
+@list_options()
 @click.pass_context
 def models(ctx: click.Context, directory: Path, as_json: bool) -> None:
     """List the models.

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from fleetcast.cli.list_choice import choice, list_options
 from fleetcast.cli.terminal_text import plain
 from hub.cli.node_settings import label, set_, settings
 from hub.cli.options import (
@@ -100,6 +101,7 @@ nodes.add_command(settings)
 )
 @dir_option
 @json_option
+@list_options(has_where=True)
 def list_(node: str | None, where: str | None, after: str, limit: int | None, directory: Path, as_json: bool) -> None:
     """List the nodes by name, or show one node in detail.
 
@@ -115,8 +117,8 @@ def list_(node: str | None, where: str | None, after: str, limit: int | None, di
       fleetcast nodes list --after gateway-17 --limit 500
       fleetcast nodes gateway-17 --json
     """
-    limit = limit or (ALL if as_json else PAGE)
-    page = node_page(directory, node=node, after=after, limit=ALL if where is not None else limit + 1)
+    wanted, limit = choice(), limit or (ALL if as_json else PAGE)
+    page = node_page(directory, node=node, after=after, limit=ALL if where is not None or wanted.sort else limit + 1)
     marks = node_marks(directory)
     if node is not None and not page.nodes:
         raise _unknown(node, marks.get(node, NodeMarks()))
@@ -128,7 +130,7 @@ def list_(node: str | None, where: str | None, after: str, limit: int | None, di
         names, nobody = matching(opened(directory), where)
         listed = [row for row in listed if row.node in names]
         of = len(names)
-    is_more, listed = len(listed) > limit, listed[:limit]
+    is_more, listed = len(listed) > limit, listed if wanted.sort else listed[:limit]
     serving = by_model(page.serving)
     states = {row.node: codec.decode(State, row.state) for row in listed}
     findings = findings_by_node(directory, states, lambda: open_store(directory))
@@ -137,12 +139,14 @@ def list_(node: str | None, where: str | None, after: str, limit: int | None, di
         one = rows[0]
         show_one(one if as_json else {**one, **_details(one)}, as_json=as_json)
         return
+    rows = wanted.arranged(rows)[:limit]
     flat = [{**row, "serves": [_in_words(one) for one in row["models"]], "status": _status(row)} for row in rows]
     show(
-        rows if as_json else flat,
+        rows,
         ["node", "status", "last_seen", "cohort", "serves", "software"],
         as_json=as_json,
         empty=nobody,
+        in_words=flat,
     )
     if not as_json:
         lines = [
@@ -157,7 +161,9 @@ def list_(node: str | None, where: str | None, after: str, limit: int | None, di
         mixed = builds(((name, state.software) for name, state in states.items()), which=which)
         for line in [*shortened(lines, mend="`fleetcast nodes --json` has all of them"), *([mixed] if mixed else [])]:
             click.echo(plain(line))
-        if is_more:
+        if is_more and wanted.sort:
+            click.echo(f"{len(rows)} of {of} nodes are shown; --limit shows more", err=True)
+        elif is_more:
             same = f" --where {shlex.quote(where)}" if where is not None else ""
             click.echo(
                 plain(f"{len(rows)} of {of} nodes are shown; the next: fleetcast nodes list{same} --after {rows[-1]['node']}"), err=True

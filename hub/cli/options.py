@@ -240,18 +240,23 @@ def hub_runs(directory: Path) -> bool:
     return True
 
 
-def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
-    """Print rows as JSON, or some of their columns as a table that fits the terminal."""
-    table_output.show(rows, columns, as_json=as_json, empty=empty, print_table=_print_fitted)
+def show(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    *,
+    as_json: bool,
+    empty: str,
+    in_words: Sequence[Mapping[str, Any]] | None = None,
+) -> None:
+    """Print rows as JSON, or some of their columns as a table that fits the terminal; `in_words` are the rows as a table shows them."""
+    table_output.show(rows, columns, as_json=as_json, empty=empty, in_words=in_words, print_table=_print_fitted)
 
 
 def _print_fitted(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console  # noqa: PLC0415  # --json and --help do without
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    if not sys.stdout.isatty():
+        table_output.print_columns(heads, rows)
+        return
+    from hub.cli.fitted_table import fitted  # noqa: PLC0415  # --json and --help do without
 
-    table = Table(*heads, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*[Text(cell) for cell in row])  # Text: a node's "[red]" is no markup of ours
-    console = Console()
-    console.print(table) if console.is_terminal else Console(width=200).print(table)
+    for line in fitted(heads, rows, shutil.get_terminal_size().columns):
+        click.echo(line)

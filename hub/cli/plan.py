@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import click
 
+from fleetcast.cli.list_choice import choice, list_options
 from fleetcast.cli.terminal_text import plain
 from hub.cli.key_values import read_pairs
 from hub.cli.node_blocks import NodeBlocks
@@ -273,6 +274,7 @@ def _link_rows(planned: list[_Planned], speeds: Mapping[str, float]) -> list[dic
 @click.argument("release", metavar="MODEL@VERSION")
 @dir_option
 @json_option
+@list_options()
 def ledger(release: str, directory: Path, as_json: bool) -> None:
     """Show the bytes that a release has cost each node.
 
@@ -299,10 +301,13 @@ def ledger(release: str, directory: Path, as_json: bool) -> None:
     counted = ("planned", "received", "reused", "missing", "wasted")
     sums = {"node": "all", "state": "", "code": "", **{what: sum(row[what] for row in found) for what in counted}}
     columns = ["node", "state", "code", *counted]
+    found = choice().arranged(found)
     if as_json:
         click.echo(json.dumps({"release": release, "nodes": found, "sum": {what: sums[what] for what in counted}}, indent=2))
         return
-    show([*found, sums] if found else [], columns, as_json=False, empty=f"No node has begun to fetch {release}.")
+    show(found, columns, as_json=False, empty=f"No node has begun to fetch {release}.")
+    if found:
+        click.echo(", ".join(f"{what} {sums[what]}" for what in counted) + " bytes in all.")
 
 
 def _of_receipt(row: ReceiptRow) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from fleetcast import interrupts
+from fleetcast.cli.list_choice import list_options
 from fleetcast.cli.listing_group import ListingGroup
 from fleetcast.counted import counted, verb
 from hub.cli.options import (
@@ -42,6 +43,7 @@ from schemas.names import sha256
 @click.argument("model", required=False)
 @dir_option
 @json_option
+@list_options()
 @click.pass_context
 def releases(ctx: click.Context, model: str | None, directory: Path, as_json: bool) -> None:
     """List the releases of every model, or of one.

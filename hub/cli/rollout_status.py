@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from fleetcast.cli.list_choice import list_options
 from fleetcast.cli.terminal_text import plain
 from fleetcast.counted import counted
 from hub.cli.options import dir_option, json_option, opened, show
@@ -29,6 +30,7 @@ NODE_COLUMNS = ["node", "class", "code", "sentence", "serves", "since", "heard"]
 @click.option("--where", metavar="SELECTOR", help="Show only these nodes, such as site=jfk or 'state in (refused,waiting)'.")
 @dir_option
 @json_option
+@list_options(has_where=True)
 def status(model: str | None, directory: Path, as_json: bool, **said: Any) -> None:
     """Show every rollout, or those of one model: a line a deployment.
 
@@ -57,7 +59,7 @@ def status(model: str | None, directory: Path, as_json: bool, **said: Any) -> No
     if said["wants_gates"]:
         found = [{"model": row["model"], "deployment": row["deployment"], **one} for row in rows for one in row["gates"]]
         flat = [{**one, "figure": _figure(one["figure"]), "limit": _figure(one["limit"])} for one in found]
-        show(found if as_json else flat, GATE_COLUMNS, as_json=as_json, empty="No gate was looked at yet.")
+        show(found, GATE_COLUMNS, as_json=as_json, empty="No gate was looked at yet.", in_words=flat)
         for row in rows if not as_json else []:
             if row["state"] == "rolled_back":
                 to = f"to {row['fallback']}" if row["fallback"] else "to what its nodes had"

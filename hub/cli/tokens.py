@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from fleetcast.cli.list_choice import list_options
 from hub.cli.options import changes_fleet, dir_option, json_option, opened, show, show_one
 
 ROLES = ("viewer", "operator", "publisher", "admin")
@@ -52,6 +53,7 @@ def make(name: str, role: str, days: int, directory: Path, as_json: bool) -> Non
 @tokens.command(name="list")
 @dir_option
 @json_option
+@list_options()
 def list_(directory: Path, as_json: bool) -> None:
     """List the tokens, the newest first. The tokens themselves are not shown.
 

@@ -29,7 +29,7 @@ class KeptCopies:
     def write(self, path: Path, data: bytes) -> None:
         """Write a file durably: its copy first, so that a crash in between is taken for a file that is behind, and mended."""
         self._keep(path, data)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(path.parent, parents=True)
         durable.write(path, data)
 
     def read(self, path: Path) -> bytes:
@@ -66,7 +66,7 @@ class KeptCopies:
 
     def _keep(self, path: Path, data: bytes) -> None:
         copy = self._copy(path)
-        copy.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(copy.parent, parents=True)
         durable.write(copy, sha256(data) + data)
 
     def _kept(self, path: Path) -> bytes | None:

@@ -204,7 +204,7 @@ class Agent:
         self.server = self._make_server(
             self._address, node=settings.id, on_rows=self._served.observe, on_labels=self._served.labels_reported
         )
-        self.server.on_worker_exit = self._worker_gone
+        self.server.on_worker_exit = lambda *said: self._inbox.put(WorkerGone(*said))
 
     def _make_delivery(self) -> None:
         """Make what decides which releases this device fetches, and the transfer of their blocks within its byte quota."""
@@ -321,7 +321,9 @@ class Agent:
             notify=Notify(),
         )
         self._reporter.on_refusal = self._status_writer.trouble
-        self._disk = DiskTrouble(self._store, self._status_writer, self._findings, self._monotonic, refused=self._reporter.refusal)
+        self._disk = DiskTrouble(
+            self._store, self._status_writer, self._findings, self._monotonic, refused=self._reporter.refusal, acknowledge=self._link.ack
+        )
 
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set.
@@ -472,6 +474,7 @@ class Agent:
             self._handle_local(event)
         else:
             self._handle_broker(event)
+            self._disk.handled(event)
 
     def _handle_broker(self, event: ConnectionEvent | DocumentEvent) -> None:
         match event:
@@ -593,8 +596,3 @@ class Agent:
         if names := self._requests.due(now):
             log.info("retained.asked_again", names=sorted(name or "trust" for name in names))
             self._link.subscribe_again(self._trust_state.topics_of(names))
-
-    # What the node says
-
-    def _worker_gone(self, model: str, digest: bytes, reason: str, deaths: int) -> None:
-        self._inbox.put(WorkerGone(model, digest, reason, deaths))

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from fleetcast.cli.list_choice import list_options
 from fleetcast.cli.table_output import show
 from node.cli.options import json_option, settings_option, store_of
 from node.cli.units import size
@@ -23,6 +24,7 @@ COLUMNS = ("model", "version", "digest", "variant", "role", "size", "golden_erro
 @click.command()
 @settings_option
 @json_option
+@list_options()
 def models(path: Path, as_json: bool) -> None:
     """List the releases on this disk.
 
@@ -43,7 +45,8 @@ def models(path: Path, as_json: bool) -> None:
     pids = {worker.digest: worker.pid for worker in status.workers} if status and is_locked(settings.data) else {}
     rows = [_row(one, slots, evidence, status, pids) for one in releases(settings.data)]
     rows.sort(key=lambda row: (str(row["model"]), str(row["version"])))
-    show(rows if as_json else [{**row, **_short(row)} for row in rows], COLUMNS, as_json=as_json, empty="There is no release on this disk.")
+    in_words = [{**row, **_short(row)} for row in rows]
+    show(rows, COLUMNS, as_json=as_json, empty="There is no release on this disk.", in_words=in_words)
 
 
 def role_of(digest: bytes, slots: Mapping[str, ModelSlot]) -> str:

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from fleetcast import disk_room, durable
 from fleetcast.mqtt_connection import BrokerUrl
+from fleetcast.private_files import make_private_folder
 from node.enrol.certificates import pem_of
 from schemas import codec
 from schemas.document import Document
@@ -60,7 +61,7 @@ class Enrolment:
             Refused: the folder cannot be written.
         """
         try:
-            durable.make_folder(self._data, mode=0o700, parents=True)
+            make_private_folder(self._data)
             durable.make_folder(self._folder, mode=0o700)
             lock = (self._folder / "lock").open("ab")
         except OSError as error:
@@ -142,7 +143,7 @@ def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         Refused: DISK_FULL or SETTINGS_INVALID when it cannot be written.
     """
     try:
-        durable.make_folder(path.parent, mode=0o700, parents=True)
+        make_private_folder(path.parent)
         durable.write(path, data, mode=mode)
     except OSError as error:
         raise Refused(disk_room.code_of(error, Code.SETTINGS_INVALID), f"{path} could not be written: {error.strerror}") from None

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from fleetcast import durable
 from fleetcast.disk_room import FULL_OR_READ_ONLY, MEMORY_DISK, NOT_WRITABLE
-from fleetcast.private_files import close_to_others
+from fleetcast.private_files import close_to_others, make_private_folder
 from node.core.doctor.agent_health import AgentStatus, superseded
 from schemas.errors import Code, Refused
 
@@ -38,7 +38,7 @@ def alone(folder: Path) -> Iterator[None]:
     """
     path = folder / LOCK_NAME
     try:
-        durable.make_folder(folder, mode=0o700, parents=True)  # keys, and counts of what models were asked
+        make_private_folder(folder)  # keys, and counts of what models were asked
         descriptor = _opened(path)
     except OSError as error:
         code = Code.DISK_FULL if error.errno in FULL_OR_READ_ONLY else Code.SETTINGS_INVALID

@@ -70,7 +70,8 @@ class DamagedFleet(FaultFleet):
         if not self.victim.on and not any(path.name in one or path.stem in one for one in ended):
             self.found.broken.append(f"a byte of {name} was flipped, and it ended with {ended[-1:]}, which does not name it")
         is_damaged = path.exists() and path.read_bytes() == bytes(content)
-        if is_damaged and (not self.victim.on or not isinstance(self.victim, NodeMachine)):  # Its operator puts it back from a copy.
+        is_metadata = not isinstance(self.victim, NodeMachine) and path.suffix != ".sqlite"  # a hub may not have read it yet
+        if is_damaged and (not self.victim.on or is_metadata):  # Its operator puts it back from a copy; not a database that goes on.
             self.victim.kill()
             path.write_bytes(before)
             self.victim.start()

@@ -151,7 +151,7 @@ static int do_open(int dirfd, const char *path, int flags, mode_t mode) {
   int is_new = (flags & O_CREAT) && !there, is_emptied = there && (flags & O_TRUNC) && !(flags & O_EXCL) && s.st_size;
   if (!is_new && !is_emptied) {
     int read_only = how == FAIL && error_number == EROFS && at >= 0 && count >= at && (until < 0 || count < until);
-    if (read_only && (flags & O_ACCMODE) != O_RDONLY) { errno = EROFS; return -1; }
+    if (read_only && (flags & O_ACCMODE) != O_RDONLY) { if (fired < 0) fired = count; errno = EROFS; return -1; }
     return followed((int)syscall(SYS_openat, dirfd, path, flags | O_LARGEFILE, mode), 1);
   }
   r = decide(is_new ? CREATE : TRUNCATE);

@@ -1,11 +1,19 @@
-"""Roads that break under a real transfer from a real mosquitto: outages, half-open connections, a broker that is swapped."""
+"""Roads that break under a real transfer from a real mosquitto: outages, half-open connections, a broker that is swapped, a stop."""
 
+import contextlib
+import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
+import httpx
+import numpy as np
 import pytest
+from skl2onnx import to_onnx
+from sklearn.datasets import load_diabetes
+from sklearn.neural_network import MLPRegressor
 
 from bench.roads import Road, Weather
 from node.core.delivery.transfer import pieces
@@ -14,6 +22,7 @@ from schemas.names import sha256
 from simulation.core import transfers as simulated
 from tests.behind_roads import behind
 from tests.brokers import Broker
+from tests.e2e.test_path import Plant, until
 from tests.node.agent.hubs import BLOCK, Hub, Node, release, serving, target
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
@@ -146,3 +155,42 @@ def test_a_broker_that_is_swapped_in_mid_transfer_costs_a_window(
         assert usage.wasted <= times * WINDOW
         node.die()
     count(times, 0)
+
+
+def test_a_node_stopped_in_mid_fetch_ends_within_10_s_and_goes_on_with_what_it_has(
+    mosquitto: Broker, tmp_path: Path, roads: list[Road], count: Count
+) -> None:
+    inputs, target = load_diabetes(return_X_y=True)
+    with warnings.catch_warnings(action="ignore"):  # that it has not converged
+        model = MLPRegressor(hidden_layer_sizes=(300, 300), max_iter=1, random_state=1).fit(inputs, target)
+    (tmp_path / "large.onnx").write_bytes(to_onnx(model, inputs[:1].astype(np.float32)).SerializeToString())
+    plant = Plant(tmp_path, mosquitto, cohort_nodes_min=1)
+    try:
+        plant.start()
+        passphrase = ["--passphrase-file", str(tmp_path / "secret")]
+        plant.cli("publish", str(tmp_path / "large.onnx"), "--name", "diabetes", "--version", "1.0.0", *passphrase)
+        plant.cli("rollout", "start", "diabetes@1.0.0", "--force")
+        road = behind(mosquitto, roads, Weather(rate=RATE_64_KBIT))
+        plant.broker = road  # type: ignore[assignment]
+        payload = (tmp_path / "large.onnx").stat().st_size  # weights do not compress
+        stops = 3
+        for stop in range(1, stops + 1):
+            plant.start_node("node-a")
+            until("a part of the release", lambda stop=stop: road.road.down_bytes > payload * stop / (stops + 2))  # type: ignore[misc]
+            process, _ = plant.nodes["node-a"]
+            began = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+            assert time.monotonic() - began < 10
+        plant.start_node("node-a")
+
+        def serves() -> bool:
+            with contextlib.suppress(httpx.TransportError, AssertionError):
+                return bool(plant.infer("node-a", inputs[:3].astype(np.float32))["model_version"] == "1.0.0")
+            return False
+
+        until("the release", serves, seconds=300)
+        assert plant.cli("ledger", "diabetes@1.0.0")["nodes"][0]["received"] <= payload + stops * WINDOW
+        count(stops, 0)
+    finally:
+        plant.stop()

@@ -1,5 +1,6 @@
 """What other users of the machine may do with a program's files."""
 
+import os
 import stat
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetcast.private_files import OWNER_ALONE, OWNER_AND_GROUP, close_to_others
+from fleetcast.private_files import OWNER_ALONE, OWNER_AND_GROUP, close_to_others, make_private_folder
 
 PROGRAM = """
 import os, sys
@@ -36,3 +37,14 @@ def test_files_of_an_earlier_version_are_closed_to_others_and_links_are_not_foll
     close_to_others((tmp_path / "data").rglob("*"))
 
     assert [stat.S_IMODE(path.stat().st_mode) for path in (old, foreign)] == [0o660, 0o664]
+
+
+def test_another_user_who_is_given_a_data_folder_can_get_to_it(tmp_path: Path) -> None:
+    before = os.umask(OWNER_ALONE)
+    try:
+        make_private_folder(tmp_path / "lib" / "fleetcast-node" / "gate-17")
+    finally:
+        os.umask(before)
+
+    modes = [stat.S_IMODE((tmp_path / path).stat().st_mode) for path in ("lib", "lib/fleetcast-node", "lib/fleetcast-node/gate-17")]
+    assert modes == [0o755, 0o755, 0o700]

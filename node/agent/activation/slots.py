@@ -170,12 +170,16 @@ class Slots:
         if self._tickets.get(event.target.digest) != event.ticket or event.model not in self._slots:
             return  # it was given up since, and perhaps asked for again
         slot, result = self._slots[event.model], event.result
+        if restores := event.target.digest in self._restoring:
+            self._restored(slot, event, now)  # before anything is written down: clients wait for it
         if isinstance(result, Prepared):
             self._store.put_evidence(event.target.digest, result.evidence, at=int(now))
-        if event.target.digest in self._restoring:
-            self._restored(slot, event, now)
-        elif self._stands_in(slot, event.target):
+        if restores:
+            return
+        if self._stands_in(slot, event.target):
             self._stand_in(slot, event)
+        elif slot.serving == event.target and isinstance(result, Prepared):
+            self._switch(slot, event.target, now)  # again: the first time, its disk took nothing while this was done
         elif slot.target != event.target or slot.state != "testing":
             if isinstance(result, Prepared):
                 self._retire(event.target.digest)  # overtaken while it was loading
@@ -191,9 +195,7 @@ class Slots:
             self._apply(slot, lifecycle.prepared(slot, now=int(now), compare=compare), now)
 
     def endpoint_answered(self, event: EndpointAnswered) -> None:
-        """Take in that the endpoint was asked. Only a release that answers there is reported as served; one that clients do not get is
-        brought back.
-        """
+        """Take in that the endpoint was asked: what answers there is reported as served, and what clients do not get is brought back."""
         found, slot = self._endpoint.heard(event), self._slots.get(event.model)
         serving = slot.serving if slot is not None else None
         if serving is None or serving != event.target:
@@ -253,8 +255,6 @@ class Slots:
 
     def _report_of(self, slot: ModelSlot) -> Slot:
         return slot_report(slot, self._store, self._manifests, self._parameters, is_damaged=self._needs_repair(slot))
-
-    # How it is done
 
     def _apply(self, before: ModelSlot, step: lifecycle.Step, now: WallSeconds) -> None:
         """Write down the slot, the move, and what they report, at once; then act. A kill after that is taken up by `resume`."""
@@ -381,8 +381,8 @@ class Slots:
         self._serving_changed(target.digest, manifest, self._parameters.effective_parameters(target.digest, manifest))
         try:
             self._artifacts.point(model, target.digest, self._manifests.variant_here(target.digest).name)
-        except Refused as refusal:  # the release is served all the same; other programs find its files once there is room
-            log.error("link.not_set", model=model, code=refusal.code, reason=refusal.reason)
+        except (Refused, OSError) as error:  # the release is served all the same; other programs find its files once there is room
+            log.error("link.not_set", model=model, reason=str(error))
 
     def _set_parameters(self, digest: bytes) -> None:
         try:

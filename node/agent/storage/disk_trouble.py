@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 import structlog
 
+from fleetcast.mqtt_connection import Message
 from node.agent.events import Event
 from node.agent.reports.agent_status import StatusWriter
 from node.agent.reports.standing_findings import StandingFindings
+from node.broker.mqtt import DocumentEvent
 from node.core.trust.clock import NEVER, MonotonicClock
 from node.storage.store import NodeStore
 from node.storage.store_file import trouble_of
@@ -31,8 +33,10 @@ class DiskTrouble:
         monotonic: MonotonicClock,
         *,
         refused: Callable[[Refused, str], None],
+        acknowledge: Callable[[Message], None],
     ) -> None:
         """Report by `refused` that the store was damaged when it was opened."""
+        self._acknowledge = acknowledge
         self._store, self._status_writer, self._findings, self._monotonic = store, status_writer, findings, monotonic
         self.damage: Refused | None = None  # the store turned out damaged: the agent ends, and its next start goes on
         self._met = self._is_found = False
@@ -68,10 +72,24 @@ class DiskTrouble:
         acknowledged.
         """
         met, self._met = self._met, False
-        if met and len(self._deferred) < DEFERRED_MAX:
-            self._deferred.append(event)
-            return True
-        return False
+        if not met:
+            return False
+        self._drop_older(event)
+        if len(self._deferred) >= DEFERRED_MAX:
+            return False
+        self._deferred.append(event)
+        return True
+
+    def handled(self, event: Event) -> None:
+        """Take in that a message had its effect: an older one of its topic that waits for room would undo it."""
+        self._drop_older(event)
+
+    def _drop_older(self, event: Event) -> None:
+        if not isinstance(event, DocumentEvent):
+            return
+        for older in [one for one in self._deferred if isinstance(one, DocumentEvent) and one.message.topic == event.message.topic]:
+            self._deferred.remove(older)
+            self._acknowledge(older.message)
 
     def again(self) -> list[Event]:
         """Return events that met a full disk some time ago."""
