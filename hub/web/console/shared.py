@@ -46,3 +46,8 @@ class Shared:
                     self._kept.pop(gone, None)
                     self._reading.pop(gone, None)
             return fresh
+
+    def forget(self) -> None:
+        """Read everything anew: somebody has changed something, and looks at once."""
+        with self._lock:
+            self._kept.clear()
