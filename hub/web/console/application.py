@@ -200,6 +200,7 @@ def _answered(own: Console, question: Question) -> Handler:
                 raise
             asking = await run_in_threadpool(question.ask, view)
             return await _question(own, request, view, asking, stale=_changed(asking, fields), status=412)
+        own.shared.forget()
         if done.template:
             values = {**await run_in_threadpool(own.frame, view, asking.section), **done.values}
             return _html(rendering.page(done.template, values))

@@ -47,8 +47,8 @@ class Shared:
                     self._reading.pop(gone, None)
             return fresh
 
-    def forget(self, name: str) -> None:
-        """Read again what is kept under keys that begin so: somebody has just changed it, and wants to see that."""
+    def forget(self, name: str = "") -> None:
+        """Read again what is kept under keys that begin so, or everything: somebody has just changed it, and wants to see that."""
         with self._lock:
-            for key in [one for one in self._kept if one[0] == name]:
+            for key in [one for one in self._kept if name in ("", one[0])]:
                 del self._kept[key]
