@@ -165,7 +165,7 @@ class DeploymentRemoved:
 
     def command(self, *, now: int, breaking: bool, supersede: bool) -> Command:
         """Return what the hub is asked."""
-        return RemoveDeployment(name=self.deployment, **_breaking(breaking))
+        return RemoveDeployment(name=self.deployment, breaking=True) if breaking else RemoveDeployment(name=self.deployment)
 
 
 @dataclass(frozen=True, slots=True)
