@@ -88,7 +88,7 @@ def test_a_quickstart_names_the_extra_that_a_device_lacks(device: Path, tmp_path
     done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
     assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
-    assert "of [hub] there is no alembic, iotcore, onnx, pyarrow" in done.stderr
+    assert "of [hub] there is no alembic, fastapi, iotcore, jinja2, onnx, pyarrow" in done.stderr
     assert "install it with both extras, hub and node" in done.stderr
 
 

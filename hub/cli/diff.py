@@ -23,10 +23,12 @@ insist_options = (
 @dir_option
 @json_option
 def diff(file: Path | None, revision: int | None, directory: Path, as_json: bool) -> None:
-    """Show what `fleetcast apply` would change, what that costs, and which nodes it moves.
+    """Show what `fleetcast apply` would change, and what that costs.
+
+    Shown are the nodes that it moves, too.
 
     Without FILE the fleet is compared with the blueprint that was applied last: what somebody changed by hand since then is shown, with
-    the name of who did. Ends with 0 where nothing differs, and with 2 where something does.
+    the name of that person. Ends with 0 where nothing differs, and with 2 where something does.
 
     \b
     Examples:

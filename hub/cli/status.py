@@ -15,7 +15,9 @@ from hub.cli.options import dir_option, hub_runs, json_option, opened
 @dir_option
 @json_option
 def status(directory: Path, as_json: bool) -> None:
-    """Show the fleet at a glance: nodes by class, rollouts, and what differs from the blueprint.
+    """Show the fleet at a glance.
+
+    Shown are nodes by class, rollouts, and what differs from the blueprint.
 
     A node with several models counts once, in the class that needs somebody most.
 

@@ -26,8 +26,8 @@ PAGE = 1000
 @click.command()
 @click.option("--history", is_flag=True, help="Print the history, and end.")
 @click.option("--since-id", default=None, type=int, help="Begin after the event with this id. The default is the next event.")
-@click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="Show only this kind. Repeatable.")
-@click.option("--until", type=click.Choice(KINDS), help="End with exit code 0 at the first event of this kind.")
+@click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), metavar="KIND", help="Show only this kind. Repeatable.")
+@click.option("--until", type=click.Choice(KINDS), metavar="KIND", help="End with exit code 0 at the first event of this kind.")
 @click.option("--timeout-seconds", type=click.FloatRange(0), help="End with exit code 10 after this time.")
 @dir_option
 @json_option
@@ -41,6 +41,8 @@ def watch(
     as_json: bool,
 ) -> None:
     """Follow events: receipts, rollouts, drift, alerts, refusals.
+
+    KIND is one of node, receipt, rollout, release, drift, alert, refusal, broker, hook, key and blueprint.
 
     \b
     Examples:

@@ -19,6 +19,7 @@ TABLES = frozenset(
         "alerts",
         "api_requests",
         "api_tokens",
+        "blueprints",
         "certificates",
         "commands",
         "console_links",
