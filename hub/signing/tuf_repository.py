@@ -6,13 +6,11 @@ Publishers and operators add versions of roles. The hub's `refresh` vouches for 
 records that set last, so a reader always sees a consistent set. They run as separate processes: a lock keeps them apart.
 """
 
-import contextlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from securesystemslib.signer import Key, Signer
 from tuf.api.exceptions import LengthOrHashMismatchError
@@ -21,7 +19,7 @@ from tuf.api.metadata import Delegations, Metadata, MetaFile, Root, Snapshot, Ta
 from hub.core.publish.metadata_expiry import RESIGN_SECONDS, Expiry, expiry, is_ageing, life
 from hub.signing.delegations import delegate_to, undelegate
 from hub.signing.envelopes import seal
-from hub.signing.metadata_files import MetadataFolder
+from hub.signing.metadata_files import files_of
 from hub.signing.parsed_metadata import is_signed, parsed
 from hub.signing.signatures import add_signature
 from schemas import codec
@@ -31,6 +29,9 @@ from schemas.manifest import target_path
 from schemas.names import VERSION_PATTERN, check_name, check_version, version_key
 from schemas.rollout import rollout_path
 from schemas.state import State
+
+if TYPE_CHECKING:
+    from hub.database.document_rows import Fence
 
 READS = {State.schema_name: State.schema_minor}  # What the hub of this version reads, of documents that nodes send.
 _ROLLOUTS = "rollouts"
@@ -44,8 +45,9 @@ _TOP = frozenset({"root", "snapshot", "timestamp"})  # Roles that no snapshot li
 class Repository:
     """Manage metadata and the small documents that it vouches for, in one folder."""
 
-    def __init__(self, directory: Path) -> None:
-        self._folder = MetadataFolder(directory)
+    def __init__(self, directory: Path, *, fence: "Fence | None" = None) -> None:
+        """Open it, in the folder or in the database that it is in; `fence` refuses what a process signs that no longer leads."""
+        self._folder = files_of(directory, fence=fence)
 
     @classmethod
     def create(
@@ -108,7 +110,7 @@ class Repository:
 
     def removed(self) -> list[tuple[str, str]]:
         """Return the releases that were removed, as model and version: what was heard of them is still read by their manifests."""
-        kept = {(path.parent.name, path.name) for path in self._folder.documents.glob(target_path("*", "*"))}
+        kept = {(path.parent.name, path.name) for path in self._folder.matching(target_path("*", "*"))}
         return sorted(name for name in kept - self.listed().keys() if re.fullmatch(VERSION_PATTERN[1:-1], name[1]))
 
     def kept_manifest(self, model: str, version: str) -> bytes:
@@ -118,7 +120,7 @@ class Repository:
             Refused: there is none.
         """
         path = self._folder.documents / target_path(check_name("model", model), check_version(version))
-        if not path.is_file():
+        if not self._folder.exists(path):
             raise Refused(Code.RELEASE_UNKNOWN, f"there is no release {model}@{version}, and none was removed")
         return self._folder.read(path)
 
@@ -150,19 +152,18 @@ class Repository:
         """Return a model's signed deployments in their envelope, or None."""
         path = self._folder.statements / check_name("model", model)
         with self._folder.locked():
-            return self._folder.read(path) if path.exists() else None
+            return self._folder.read(path) if self._folder.exists(path) else None
 
     def device_settings(self, node: str) -> bytes | None:
         """Return the signed settings of a node in their envelope, or None."""
         path = self._folder.settings / check_name("node", node)
         with self._folder.locked():
-            return self._folder.read(path) if path.exists() else None
+            return self._folder.read(path) if self._folder.exists(path) else None
 
     def nodes_with_settings(self) -> dict[str, int]:
         """Return the nodes that have settings, each with a number that changes when they do."""
-        with self._folder.locked(), contextlib.suppress(FileNotFoundError):
-            return {entry.name: entry.stat().st_mtime_ns for entry in os.scandir(self._folder.settings) if not entry.name.startswith(".")}
-        return {}
+        with self._folder.locked():
+            return self._folder.stamps(self._folder.settings)
 
     def root(self, version: int = 1) -> bytes:
         """Return a version of the root; nodes pin the first."""
@@ -380,7 +381,7 @@ class Repository:
             self._next("timestamp", stamp, [timestamp], now)
             self._folder.set_current(self._folder.versions())
             listed = {target.hashes["sha256"] for target in self._folder.newest(_ROLLOUTS, Targets).signed.targets.values()}
-            for path in self._folder.documents.glob(rollout_path("*/*")):
+            for path in self._folder.matching(rollout_path("*/*")):
                 if path.name not in listed:
                     self._folder.remove(path)
             return True
