@@ -56,6 +56,11 @@ class NodeRows(Part):
         """Return the nodes of these names, by name."""
         return self._rows(NodeRow, _NODES.where(tables.nodes.c.node.in_(names)).order_by(tables.nodes.c.node))
 
+    def cohorts_of_nodes(self) -> set[str]:
+        """Return every cohort that a node has reported."""
+        with self._read() as db:
+            return {cohort for cohort in db.execute(select(tables.nodes.c.cohort).distinct()).scalars() if cohort}
+
     def count_nodes(self) -> int:
         """Return how many nodes there are."""
         with self._read() as db:

@@ -125,6 +125,13 @@ def files_in(place: str, *, fence: Fence | None = None) -> DatabaseFiles:
     return DatabaseFiles(_database(place), fence=fence)
 
 
+def holds_documents(database: Database) -> bool:
+    """Return whether a database has signed metadata of a fleet."""
+    rows = DocumentRows(database)
+    with rows.reading() as db:
+        return bool(rows.paths(db, str(DatabaseFiles.metadata)))
+
+
 @lru_cache(maxsize=8)
 def _database(place: str) -> Database:
     """Return one database for all repositories of a process: each connection is used again."""

@@ -1,6 +1,6 @@
 """Sends and receives documents over the hub's connection: parses at the door, so that nothing inside sees a topic string or raw bytes."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from fleetcast.block_publisher import BlockPublisher
@@ -33,6 +33,8 @@ from schemas.window import Window
 SESSION_EXPIRY_SECONDS = 24 * 3600  # receipts and windows wait at the broker for a hub that is away for a day
 RECEIVE_MAX = 2048  # unacknowledged messages to us: two batches of windows, one on its way while the other is made durable
 OWN_KINDS = ("trust-roles", "trust-time", "model", "deploy", "deployed", "trust")  # In the order in which they are published.
+NODE_KINDS = ("want", "state", "receipt", "telemetry")  # What nodes say to the hub.
+SHARE_GROUP = "fleetcast"
 ASK_EXPIRY_SECONDS = 3600  # A request for receipts is not worth more: the hub repeats it while it lacks them.
 MSGPACK, JSON = "application/msgpack", "application/json"
 
@@ -100,11 +102,22 @@ HubEvent = (
 class HubLink(BlockPublisher):
     """Speak on the hub's connection to its broker."""
 
-    def __init__(self, url: str, *, fleet: str, inbox: Inbox, tls: TlsFiles | None, make_client: MakeClient = BoundedClient) -> None:
-        self.topics = Topics(fleet)
+    def __init__(
+        self,
+        url: str,
+        *,
+        fleet: str,
+        inbox: Inbox,
+        tls: TlsFiles | None,
+        make_client: MakeClient = BoundedClient,
+        client_id: str = "hub",
+        may_announce: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Make it; `may_announce` raises where this process may not say anything for the fleet any more."""
+        self.topics, self._may_announce = Topics(fleet), may_announce
         self._link = Link(
             BrokerUrl.parse(url),
-            client_id="hub",
+            client_id=client_id,
             inbox=inbox,
             session_expiry_seconds=SESSION_EXPIRY_SECONDS,
             receive_max=RECEIVE_MAX,
@@ -128,23 +141,34 @@ class HubLink(BlockPublisher):
         """Leave politely."""
         self._link.close()
 
-    def subscribe(self) -> int:
-        """Subscribe to everything that nodes say, and, as a guard, to what only the hub may say.
+    def subscribe(self, kinds: Collection[str] = NODE_KINDS, *, shared: Collection[str] = (), guards: bool = True) -> int:
+        """Subscribe to these kinds of what nodes say, and, as a guard, to what only the hub may say.
 
-        A `Subscribed` follows for each of the returned number.
+        Of a `shared` kind each message comes to one of the processes that subscribe to it. A `Subscribed` follows for each of the returned
+        number.
         """
-        kinds = ("want", "state", "receipt", "telemetry")
         for kind in kinds:
-            self._link.subscribe([self.topics.filter(kind)])
-        self._link.subscribe([self.topics.filter(kind) for kind in OWN_KINDS], no_local=True)
-        return len(kinds) + 1
+            self._link.subscribe([self._filter(kind, shared)])
+        if guards:
+            self._link.subscribe([self.topics.filter(kind) for kind in OWN_KINDS], no_local=True)
+        return len(kinds) + guards
+
+    def leave_shared(self, kinds: Collection[str]) -> None:
+        """Have no more of these shared kinds come to this process, so that others get all of them."""
+        self._link.unsubscribe([self._filter(kind, kinds) for kind in kinds])
+
+    def _filter(self, kind: str, shared: Collection[str]) -> str:
+        plain = self.topics.filter(kind)
+        return f"$share/{SHARE_GROUP}-{kind}/{plain}" if kind in shared else plain
 
     def retain(self, topic: str, payload: bytes) -> None:
         """Retain an encoded bundle on one of the hub's own topics."""
+        self._may_announce()
         self._link.publish(topic, payload, retain=True, content_type=MSGPACK)
 
     def retain_settings(self, node: str, envelope: bytes) -> None:
         """Retain a node's signed settings for it; nothing takes them out of the broker's memory."""
+        self._may_announce()
         self._link.publish(self.topics.settings(node), envelope, retain=True, content_type=MSGPACK)
 
     def ask_for_receipts(self, node: str) -> None:
