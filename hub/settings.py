@@ -231,10 +231,16 @@ class HubSettings(FileSettings):
 
     @property
     def tls(self) -> "TlsFiles | None":
-        """Our certificate for the broker, where it asks for one."""
+        """Our certificate for the broker, where it asks for one: a process beside the leader has its own there, by its name."""
         from fleetcast.mqtt_connection import TlsFiles  # noqa: PLC0415
 
-        return TlsFiles(self.tls_ca, self.tls_certificate, self.tls_key) if self.tls_ca else None
+        if not self.tls_ca:
+            return None
+        certificate, key = Path(self.tls_certificate), Path(self.tls_key)
+        own = certificate.with_name(f"{self.client_id}.crt"), key.with_name(f"{self.client_id}.key")
+        if own[0].exists() and own[1].exists():
+            certificate, key = own
+        return TlsFiles(self.tls_ca, str(certificate), str(key))
 
 
 def is_loopback(host: str) -> bool:

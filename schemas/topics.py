@@ -154,14 +154,18 @@ def block_digest(address: Address) -> bytes:
     return bytes.fromhex(address.levels[0])
 
 
-def access_list(fleet: str, bridges: Sequence[str] = ()) -> str:
+def access_list(fleet: str, bridges: Sequence[str] = (), processes: Sequence[str] = ()) -> str:
     """Return the access-control list of the hub's and the nodes' listener, in mosquitto's format; `bridges` are those of sites.
+
+    `processes` are further ones of the hub, each with a name of its own, because two clients of one name end each other's connections.
 
     A node's user name is its certificate's CN and its node id; mosquitto puts it in place of `%u`. A pattern holds for every user, and
     a topic does not show who writes telemetry. So consumers, which must write nothing, have a listener and a list of their own.
     """
     prefix = f"{ROOT}/{check_name('fleet', fleet)}/"
     lines = [_head(fleet, "hub and nodes"), "", "user hub", f"topic readwrite {prefix}#", ""]
+    for process in processes:
+        lines += ["# A process of the hub", f"user {check_name('node', process)}", f"topic readwrite {prefix}#", ""]
     lines += ["# Consumers have a listener of their own", f"user {CONSUMER}", f"topic deny {prefix}#"]
     for bridge in bridges:
         lines += ["", "# A site's bridge speaks for whichever nodes are there", f"user {check_name('node', bridge)}"]

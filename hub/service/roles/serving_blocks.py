@@ -9,6 +9,8 @@ from hub.service.broker.mqtt import HubEvent, WantArrived
 from hub.service.delivery.blocks import Wants
 from hub.service.roles.common import Common, Handle, Role
 
+SHARED: tuple[str, ...] = ("want",)  # One of several servers answers a want, where the broker divides them.
+
 
 class ServingBlocks(Role):
     """Serve blocks."""
@@ -26,7 +28,7 @@ class ServingBlocks(Role):
         )
         self.wants = Wants(server, store=common.store, blocks=common.blocks, releases=common.releases, link=common.link, clock=common.wall)
         self.wants.traces = common.traces
-        self.shared = () if is_alone else ("want",)
+        self.shared = () if is_alone else SHARED
 
     def connected(self, event: Connected) -> None:
         """Begin with a new connection."""
