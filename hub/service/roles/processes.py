@@ -14,6 +14,7 @@ from hub.database.connection import Database
 from hub.database.leadership import Leadership
 from hub.database.members import Member, Members
 from hub.service.alerts.event_log import Notes
+from hub.service.roles.standby import wrong_clock
 from hub.settings import HubSettings
 from schemas.analytics_messages import Alert
 from schemas.errors import Code
@@ -79,6 +80,10 @@ class Processes:
         return [one for one in self._members.all() if one.is_live and "ingest" in one.roles.split(",")]
 
     def _judge(self, now: float) -> None:
+        if self._leadership is not None and self._leadership.is_clock_wrong:
+            self._notes.alert(wrong_clock(self._leadership, self._me.host))
+            self._leadership.resign()  # Another, whose clock is right, signs; this process ends.
+            return
         ingesting = self._ingesting()
         found = shards.findings([(one.name, shards.parse(one.shard)) for one in ingesting])
         lacks = any(one.code is Code.SHARD_GAP for one in found)
