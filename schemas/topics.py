@@ -37,6 +37,7 @@ TABLE = (
     TopicKind("deploy", "deploy/{}", "hub", ("node",), True, "a model's deployments, signed"),
     TopicKind("model", "model/{}", "hub", ("node",), True, "a model's delegated role and its current manifests"),
     TopicKind("block", "block/{}", "hub", ("node",), True, "one encoded block, named by its SHA-256; expires"),
+    TopicKind("hub", "hub", "hub", ("hub",), True, "that a hub runs, signed: another with a copy of its keys notices it"),
     TopicKind("want", "want/{node}", "node", ("hub",), False, "a node's request for the blocks that it lacks"),
     TopicKind("state", "node/{node}/state", "node", ("hub", "consumer"), True, "a node's report of itself, and its Will"),
     TopicKind("receipt", "node/{node}/receipt", "node", ("hub",), False, "signed receipts and refusals"),
@@ -75,6 +76,7 @@ class Topics:
         self.trust_roles = self.prefix + "trust/roles"
         self.deployed = self.prefix + "deployed"
         self.alert = self.prefix + "alert"
+        self.hub = self.prefix + "hub"
 
     def model(self, model: str) -> str:
         """Return the topic of a model's role and manifests."""

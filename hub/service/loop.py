@@ -53,11 +53,13 @@ from hub.service.broker.mqtt import (
     HubEvent,
     HubLink,
     OwnTopic,
+    PresenceArrived,
     ReceiptArrived,
     StateArrived,
     WantArrived,
     WindowArrived,
 )
+from hub.service.broker.taken_over import TakenOver
 from hub.service.delivery.announce import Signers
 from hub.service.delivery.online_keys import LoadKey
 from hub.service.enrol.enrolment_service import Enrolling
@@ -79,7 +81,7 @@ from hub.settings import HubSettings
 from hub.signing.certificate_authority import Authority
 from hub.signing.tuf_repository import Repository
 from schemas.analytics_messages import Alert, Drift, MergedWindow
-from schemas.errors import Code, Refused, Unreachable
+from schemas.errors import Refused, Unreachable
 from schemas.limits import PACKET_BYTES_MAX
 from schemas.topics import Topics
 
@@ -99,7 +101,6 @@ GATHER_SECONDS = 0.02  # windows wait this long for more: what they cost is the 
 LOOK_SECONDS = 0.5  # between two looks at what publishers and operators have written
 FILE_SECONDS = 3.0  # between two looks whether the database is still the file that was opened
 RETRY = Backoff(0.2, 30.0)
-RIVAL_SECONDS = 6 * 3600.0  # between two alerts about a second hub
 
 
 def ready_name(settings: HubSettings) -> str:
@@ -160,9 +161,10 @@ class Service:
             may_announce=leadership.check if leadership is not None else lambda: None,
         )
         self._online = self._ever_online = False
+        self._subscriptions = 0  # That the broker has yet to answer.
         self.web_url: str | None = None  # Address of the API, where one runs beside this.
         self._packet_bytes_max = PACKET_BYTES_MAX
-        self._again, self._rival_reported_at = Reconnection(RETRY), float("-inf")
+        self._again, self._taken_over = Reconnection(RETRY), TakenOver(self._notes)
         self._looked_at = float("-inf")
         fence = leadership.fence if leadership is not None else None
         self._repository, self._blocks = Repository(directory / "trust", fence=fence), BlockStore(directory / "blocks")
@@ -254,6 +256,7 @@ class Service:
                 signers=signers,
                 load_key=load_key,
                 nodes=self._nodes,
+                is_online=lambda: self._online,
                 follow=self._followed.tick if self._followed is not None else lambda: None,
                 settled=self._ingesting.ingest.settled if self._ingesting is not None else lambda *_: None,
             )
@@ -350,6 +353,10 @@ class Service:
         self._store.close()
         self._lock.close()
 
+    @property
+    def _stands_down(self) -> bool:  # for another hub, which began before this one
+        return self._controlling is not None and self._controlling.rivals.standing == "down"
+
     def _leave_others(self) -> None:
         """Leave this process's share to the others, where there are others."""
         if self._processes is None:
@@ -372,9 +379,11 @@ class Service:
             if self._broker is not None and self._broker.revive():
                 self._again.hurry()
                 self._write_ready()
-            if not self._online and self._monotonic() >= self._again.due_at:
+            if not self._online and self._monotonic() >= self._again.due_at and not self._stands_down:
                 self._connect()
             self._read()
+            if self._stands_down and self._online:
+                self._make_room()
             self._tick()
             self._own_disk.worked()
             self._metrics.tick(online=self._online)
@@ -471,6 +480,9 @@ class Service:
                 self._disconnected(event)
             case Subscribed(_, refused):
                 self._listening.subscribed(denied=bool(refused))
+                self._subscriptions -= 1
+                if self._controlling is not None and self._subscriptions <= 0:
+                    self._controlling.rivals.subscribed()
                 if refused:
                     log.error("subscribe.denied", filters=refused)
             case Unreadable(refusal, message):
@@ -478,7 +490,7 @@ class Service:
                 self._link.ack(message)
             case Cleared(message):
                 self._link.ack(message)
-            case Published() | WantArrived() | OwnTopic() | StateArrived() | ReceiptArrived() | WindowArrived():
+            case Published() | WantArrived() | OwnTopic() | PresenceArrived() | StateArrived() | ReceiptArrived() | WindowArrived():
                 pass  # taken already, by its role
 
     def _message(self, message: Message, handle: Callable[[], None]) -> None:
@@ -533,7 +545,8 @@ class Service:
         guards = any(role.guards for role in self._roles)
         if self._serving is not None:
             self._serving.connected(event)
-        self._listening.connected(self._link.subscribe(kinds, shared=shared, guards=guards))
+        self._subscriptions = self._link.subscribe(kinds, shared=shared, guards=guards)
+        self._listening.connected(self._subscriptions)
         if self._controlling is not None:
             self._controlling.connected(event)
             self._work(self._controlling.announce)
@@ -545,19 +558,16 @@ class Service:
         wait = self._again.ended(self._monotonic(), self._rng.random(), taken_over=event.taken_over)
         log.warning("broker.disconnected", reason=event.reason, again_seconds=round(wait, 1))
         if event.reason != DROPPED and (event.taken_over or self._again.short_in_a_row >= SHORT_CONNECTIONS_MIN):
-            self._report_rival(event)
+            self._taken_over.report(event, now=self._monotonic(), at=int(self._wall()))
         self._listening.disconnected()
         self._online = False
 
-    def _report_rival(self, event: Disconnected) -> None:
-        """Alert that a second hub seems to run, once in a long while: not every broker says who ended the connection."""
-        now = self._monotonic()
-        if now - self._rival_reported_at < RIVAL_SECONDS:
-            return
-        self._rival_reported_at = now
-        why = "another client has connected as `hub`" if event.taken_over else "connections to the broker end soon after they begin"
-        text = f"{why}: a second hub of this fleet seems to run, perhaps on the host that the fleet has left ({event.reason})"
-        self._notes.alert(Alert(kind="refused", at=int(self._wall()), code=str(Code.HUB_DUPLICATE), text=text))
+    def _make_room(self) -> None:
+        """Leave the broker to the other hub, with a word for it."""
+        if self._controlling is not None:
+            self._controlling.rivals.stand_down()
+        self._link.close()
+        self._disconnected(Disconnected(DROPPED))
 
     def _drop(self) -> None:
         """Drop the connection, so that what was not acknowledged comes again after a while."""

@@ -178,6 +178,14 @@ class Repository:
         with self._folder.locked():
             return list(self._delegator("root" if role in {*_TOP, "targets"} else "targets").get_delegated_role(role).keyids)
 
+    def key_of(self, role: str, keyid: bytes) -> Key | None:
+        """Return a key that signs a delegated role now, by its id; None where no such key does."""
+        with self._folder.locked():
+            delegations = self._folder.newest("targets", Targets).signed.delegations
+        roles = (delegations.roles if delegations is not None else None) or {}
+        named = role in roles and keyid.hex() in roles[role].keyids
+        return delegations.keys.get(keyid.hex()) if named and delegations is not None else None
+
     def minimums(self) -> dict[str, str]:
         """Return the oldest version of each model that nodes may activate, where the targets role says one."""
         with self._folder.locked():

@@ -23,11 +23,12 @@ from fleetcast.mqtt_connection import (
 from schemas import codec
 from schemas.analytics_messages import Alert, Drift, MergedWindow
 from schemas.block_request import Want
+from schemas.deployments import Envelope
 from schemas.errors import Code, Refused, mismatch
 from schemas.names import check_name
 from schemas.receipt import SealedReceipt
 from schemas.state import State
-from schemas.topics import Topics
+from schemas.topics import Address, Topics
 from schemas.window import Window
 
 SESSION_EXPIRY_SECONDS = 24 * 3600  # receipts and windows wait at the broker for a hub that is away for a day
@@ -84,6 +85,14 @@ class OwnTopic:
     message: Message
 
 
+@dataclass(frozen=True, slots=True)
+class PresenceArrived:
+    """Carry what a hub says of itself, whose signature is not checked yet."""
+
+    envelope: Envelope
+    message: Message
+
+
 HubEvent = (
     Connected
     | Disconnected
@@ -94,6 +103,7 @@ HubEvent = (
     | ReceiptArrived
     | WindowArrived
     | OwnTopic
+    | PresenceArrived
     | Unreadable
     | Cleared
 )
@@ -150,7 +160,7 @@ class HubLink(BlockPublisher):
         for kind in kinds:
             self._link.subscribe([self._filter(kind, shared)])
         if guards:
-            self._link.subscribe([self.topics.filter(kind) for kind in OWN_KINDS], no_local=True)
+            self._link.subscribe([self.topics.filter(kind) for kind in (*OWN_KINDS, "hub")], no_local=True)
         return len(kinds) + guards
 
     def leave_shared(self, kinds: Collection[str]) -> None:
@@ -170,6 +180,10 @@ class HubLink(BlockPublisher):
         """Retain a node's signed settings for it; nothing takes them out of the broker's memory."""
         self._may_announce()
         self._link.publish(self.topics.settings(node), envelope, retain=True, content_type=MSGPACK)
+
+    def retain_presence(self, envelope: bytes) -> None:
+        """Retain that this hub runs, signed; empty: it runs no more."""
+        self._link.publish(self.topics.hub, envelope, retain=True, content_type=MSGPACK)
 
     def ask_for_receipts(self, node: str) -> None:
         """Ask a node to sign its receipts once more: by an empty message on its settings' topic, which older nodes acknowledge only."""
@@ -213,17 +227,23 @@ class HubLink(BlockPublisher):
             return OwnTopic(address.kind, address.levels[0] if address.levels else None, event)
         if not event.payload:
             return Cleared(event)
-        match address.kind:
-            case "want":
-                return WantArrived(check_name("node", address.levels[0]), codec.decode(Want, event.payload), event)
-            case "state":
-                state = codec.decode(State, event.payload)
-                if state.node != address.levels[0]:
-                    raise mismatch(Code.SCHEMA_MALFORMED, "node of a state", expected=address.levels[0], actual=state.node)
-                return StateArrived(state, event)
-            case "receipt":
-                return ReceiptArrived(address.levels[0], codec.decode(SealedReceipt, event.payload), event)
-            case "telemetry":
-                return WindowArrived(address.levels[0], address.levels[1], codec.decode(Window, event.payload), event)
-            case _:
-                raise Refused(Code.SCHEMA_MALFORMED, f"the hub does not read {address.kind!r} topics")
+        if address.kind == "hub":
+            return PresenceArrived(codec.decode(Envelope, event.payload), event)
+        return _of_node(address, event)
+
+
+def _of_node(address: Address, event: Message) -> HubEvent:
+    match address.kind:
+        case "want":
+            return WantArrived(check_name("node", address.levels[0]), codec.decode(Want, event.payload), event)
+        case "state":
+            state = codec.decode(State, event.payload)
+            if state.node != address.levels[0]:
+                raise mismatch(Code.SCHEMA_MALFORMED, "node of a state", expected=address.levels[0], actual=state.node)
+            return StateArrived(state, event)
+        case "receipt":
+            return ReceiptArrived(address.levels[0], codec.decode(SealedReceipt, event.payload), event)
+        case "telemetry":
+            return WindowArrived(address.levels[0], address.levels[1], codec.decode(Window, event.payload), event)
+        case _:
+            raise Refused(Code.SCHEMA_MALFORMED, f"the hub does not read {address.kind!r} topics")

@@ -5,18 +5,21 @@ from functools import partial
 
 from fleetcast.mqtt_connection import Connected
 from hub.core.rollouts import fleet
+from hub.database.node_commands import NodeCommands
 from hub.publish.check_results import Checks
-from hub.service.broker.mqtt import HubEvent, OwnTopic
+from hub.service.broker.mqtt import HubEvent, OwnTopic, PresenceArrived
 from hub.service.delivery.announce import Announcer, Signers
 from hub.service.delivery.online_keys import LoadKey, OnlineKeys
 from hub.service.enrol.enrolment_service import Enrolling
 from hub.service.housekeeping import Housekeeping
 from hub.service.nodes.device_settings import SettingsKeeper
 from hub.service.roles.common import Common, Handle, Role, Work
+from hub.service.roles.rival_hubs import RivalHubs
 from hub.service.rollouts.controller import Controller
 from hub.service.telemetry.drift_job import Settling
 from hub.service.telemetry.receipt_requests import ReceiptRequests
 from hub.signing.signatures import ReplaceableSigner
+from schemas.errors import Code
 
 SETTLE_SECONDS = 1.0  # a turn's share for testing intervals: after days without a hub there are thousands, and an operator is not to wait
 
@@ -35,10 +38,12 @@ class Controlling(Role):
         load_key: LoadKey | None,
         nodes: Mapping[str, fleet.Node],
         follow: Callable[[], object],
+        is_online: Callable[[], bool],
         settled: Callable[[str, str, bytes, int], None],
     ) -> None:
-        self._common, self._follow = common, follow
+        self._common, self._follow, self._is_online = common, follow, is_online
         self._online_keys: OnlineKeys | None = None
+        self._commands = NodeCommands(common.store.database)
         if load_key is not None:
             signers = self._replaceable(signers, load_key)
         settings, store, wall, monotonic = common.settings, common.store, common.wall, common.monotonic
@@ -91,6 +96,17 @@ class Controlling(Role):
             wall=wall,
             monotonic=monotonic,
         )
+        self.rivals = RivalHubs(
+            common.directory,
+            settings,
+            link=common.link,
+            repository=common.repository,
+            notes=common.notes,
+            signer=signers.rollouts,
+            random_bytes=common.rng.randbytes,
+            wall=wall,
+            monotonic=monotonic,
+        )
         self._receipt_requests = ReceiptRequests(nodes, ask=common.link.ask_for_receipts, listening=common.listening, monotonic=monotonic)
 
     def _replaceable(self, signers: Signers, load_key: LoadKey) -> Signers:
@@ -108,6 +124,7 @@ class Controlling(Role):
 
     def connected(self, event: Connected) -> None:
         """Publish everything again that a broker without memory lacks."""
+        self.rivals.connected()
         if not event.session_present:
             self.announcer.forgot()
             self.node_settings.forgot()
@@ -117,16 +134,24 @@ class Controlling(Role):
     def take(self, events: list[HubEvent], handle: Handle) -> None:
         """Guard the hub's own topics."""
         for event in events:
+            if isinstance(event, PresenceArrived):
+                handle.one(event.message, partial(self.rivals.heard, event))
             if isinstance(event, OwnTopic):
                 handle.one(event.message, partial(self.announcer.guard, event))
 
     def announce(self) -> None:
         """Publish what is to be published, on a connection that has just begun."""
-        self.announcer.tick(online=True)
+        if self.rivals.standing == "leads":
+            self.announcer.tick(online=True)
 
     def tick(self, work: Work, *, online: bool) -> None:
         """Answer operators, sign and announce."""
         work(self._follow)
+        if (standing := self.rivals.standing) != "leads":
+            if standing == "down":
+                work(self._refuse_commands)
+            return
+        work(lambda: self.rivals.tick(online=online))
         if self._online_keys is not None:
             work(self._online_keys.tick)  # before anything signs
         work(self.controller.tick)  # operators are answered before anything else
@@ -134,8 +159,22 @@ class Controlling(Role):
         work(lambda: self.announcer.tick(online=online))
         work(self._receipt_requests.tick)
 
+    def leave(self) -> None:
+        """Say that this hub leads no more."""
+        self.rivals.leave(online=self._is_online())
+
+    def _refuse_commands(self) -> None:
+        """Answer operators, whose commands are for another hub."""
+        code, why = str(Code.HUB_DUPLICATE), self.rivals.why
+        for command in self._common.store.open_commands():
+            self._common.store.finish_command(command.id, ok=False, text=why, code=code)
+        while (waiting := self._commands.oldest_open()) is not None:
+            self._commands.finish(waiting.id, text=why, code=code)
+
     def tick_last(self, work: Work) -> None:
         """Test intervals, and keep the database small."""
+        if self.rivals.standing == "down":
+            return
         began = self._common.monotonic()
         work(lambda: self.settling.tick(lambda: self._common.monotonic() - began >= SETTLE_SECONDS))
         work(self._housekeeping.tick)
