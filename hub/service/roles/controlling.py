@@ -19,8 +19,9 @@ from hub.service.rollouts.controller import Controller
 from hub.service.telemetry.drift_job import Settling
 from hub.service.telemetry.receipt_requests import ReceiptRequests
 from hub.signing.signatures import ReplaceableSigner
-from schemas.errors import Code
+from schemas.errors import Code, Refused
 
+UNJUDGED_MAX = 4096  # Topics of the hub on which something came before it leads.
 SETTLE_SECONDS = 1.0  # a turn's share for testing intervals: after days without a hub there are thousands, and an operator is not to wait
 
 
@@ -43,6 +44,7 @@ class Controlling(Role):
     ) -> None:
         self._common, self._follow, self._is_online = common, follow, is_online
         self._online_keys: OnlineKeys | None = None
+        self._unjudged: dict[str, OwnTopic] = {}  # By topic: what the broker retained before this hub knew that it leads.
         self._commands = NodeCommands(common.store.database)
         if load_key is not None:
             signers = self._replaceable(signers, load_key)
@@ -137,7 +139,7 @@ class Controlling(Role):
             if isinstance(event, PresenceArrived):
                 handle.one(event.message, partial(self.rivals.heard, event))
             if isinstance(event, OwnTopic):
-                handle.one(event.message, partial(self.announcer.guard, event))
+                handle.one(event.message, partial(self._guard, event))
 
     def announce(self) -> None:
         """Publish what is to be published, on a connection that has just begun."""
@@ -157,11 +159,26 @@ class Controlling(Role):
         work(self.controller.tick)  # operators are answered before anything else
         work(lambda: self.node_settings.tick(online=online))
         work(lambda: self.announcer.tick(online=online))
+        while self._unjudged:
+            self._judge_again(self._unjudged.popitem()[1])
         work(self._receipt_requests.tick)
 
     def leave(self) -> None:
         """Say that this hub leads no more."""
         self.rivals.leave(online=self._is_online())
+
+    def _guard(self, event: OwnTopic) -> None:
+        """Check what came on a topic of the hub's, once it is known what belongs there."""
+        if self.rivals.standing == "leads":
+            self.announcer.guard(event)
+        elif len(self._unjudged) < UNJUDGED_MAX:
+            self._unjudged[event.message.topic] = event
+
+    def _judge_again(self, event: OwnTopic) -> None:
+        try:
+            self.announcer.guard(event)
+        except Refused as refusal:
+            self._common.notes.refusal(refusal, event.message.topic)
 
     def _refuse_commands(self) -> None:
         """Answer operators, whose commands are for another hub."""
