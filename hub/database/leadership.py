@@ -27,7 +27,7 @@ SESSION_SECONDS = 5  # The server ends a leader's session in which nothing has h
 SURE_SECONDS = 4.0  # A leader that has heard nothing from the server for this long does not take itself for one.
 CLOCK_SECONDS_MAX = 60.0  # Between a hub's clock and the database's: what a hub signs says until when it holds.
 
-_NOW = text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision)")
+_NOW = text("SELECT pg_backend_pid() AS pid, CAST(extract(epoch FROM clock_timestamp()) AS double precision) AS at")
 _TERM = text(
     "INSERT INTO leadership (id, term, holder, since) VALUES (1, 1, :holder, CAST(extract(epoch FROM clock_timestamp()) AS bigint))"
     " ON CONFLICT (id) DO UPDATE SET term = leadership.term + 1, holder = excluded.holder, since = excluded.since RETURNING term"
@@ -93,7 +93,7 @@ class Leadership:
         session = self._session or self._database.session(idle_seconds=SESSION_SECONDS)
         self._session = None
         try:
-            self._compare_clocks(session)
+            pid = self._compare_clocks(session)
             if self.is_clock_wrong or not session.execute(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": LEADER_LOCK}).scalar():
                 session.close()
                 return False
@@ -103,7 +103,7 @@ class Leadership:
             session.invalidate()
             raise Unreachable(f"database: leadership cannot be asked for: {error}") from error
         self._session, self._beat_at = session, began
-        self._thread = threading.Thread(target=self._beat, args=(session,), name="leadership", daemon=True)
+        self._thread = threading.Thread(target=self._beat, args=(session, pid), name="leadership", daemon=True)
         self._thread.start()
         return True
 
@@ -135,18 +135,21 @@ class Leadership:
         if session is not None:
             session.invalidate()  # The server frees the lock with the session.
 
-    def _beat(self, session: Connection) -> None:
+    def _beat(self, session: Connection, pid: int) -> None:
         while not self._stop.wait(BEAT_SECONDS):
             began = self._monotonic()
             try:
-                self._compare_clocks(session)
+                if self._compare_clocks(session) != pid:
+                    raise Unreachable("the session that held the lead was replaced")  # with all other ends of it
             except Exception as error:
                 log.error("leadership.lost", holder=self._holder, term=self.term, reason=str(error).splitlines()[0])
                 self._session = None
                 return
             self._beat_at = began
 
-    def _compare_clocks(self, session: Connection) -> None:
+    def _compare_clocks(self, session: Connection) -> int:
+        """Compare the clocks, and return the number of the server's process: another one has not the lock."""
         before = self._wall()
-        there = float(session.execute(_NOW).scalar_one())
-        self.clock_differs = (before + self._wall()) / 2 - there
+        there = session.execute(_NOW).one()
+        self.clock_differs = (before + self._wall()) / 2 - float(there.at)
+        return int(there.pid)

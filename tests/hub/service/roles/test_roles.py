@@ -1,6 +1,7 @@
 """A hub whose roles are apart: together its processes do what one does, and each leaves what is another's."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,15 +10,18 @@ import pytest
 import structlog
 
 from hub.core.rollouts import commands
+from hub.database.connection import Database
+from hub.database.leadership import Deposed, leader_of
 from hub.database.members import Members
+from hub.service.alerts.dispatch import Turns
 from hub.service.roles import processes
-from schemas.errors import Code, Refused
+from schemas.errors import Code
 from tests.brokers import Broker
 from tests.databases import needs_postgresql
 from tests.hub.apart import SharedFleet
 from tests.hub.hubs import BLOCKS, START, WINDOW_SECONDS, Device, deployment_of, until
 
-pytestmark = needs_postgresql
+pytestmark = [needs_postgresql, pytest.mark.postgres]
 ORDINARY = [125, 125, 125, 125, 125, 125, 125, 125, 0]
 
 
@@ -115,13 +119,40 @@ def test_shards_that_leave_a_gap_or_overlap_raise_an_alert(
     assert words in found[0].text
 
 
-def test_roles_that_cannot_run_so_are_refused_with_what_is_missing(shared: SharedFleet, mosquitto: Broker) -> None:
-    for changes, words in (
-        ({"roles": ("ingest",), "database_url": ""}, "database_url"),
-        ({"roles": ("blocks",), "broker_url": "", "tls_ca": "", "tls_certificate": "", "tls_key": ""}, "broker_url"),
-        ({"roles": ("ingest", "controller"), "shard": "1/2"}, "stands by"),
-        ({"roles": ("web",), "shard": "1/2"}, "ingest"),
-    ):
-        with pytest.raises(Refused, match=words) as caught:
-            shared.settings(mosquitto, **changes).check_roles()
-        assert caught.value.code is Code.SETTINGS_INVALID
+def test_a_leader_whose_clock_goes_wrong_gives_the_lead_away_and_says_so(shared: SharedFleet) -> None:
+    leading = shared.running("controller", name="first")
+    first = leading.__enter__()
+    assert first._leadership is not None
+    first._leadership._wall = lambda: time.time() + 3600
+    found = until("an alert", lambda: [one for one in shared.store.alerts_of("refused") if one.code == Code.LEADER_CLOCK])
+    until("its end", lambda: not (shared.directory / "first.ready").exists())
+    with pytest.raises(Deposed):
+        leading.__exit__(None, None, None)
+    assert "3600 s ahead of the database's" in found[0].text
+    with shared.running("controller", name="second"):
+        found_leader = leader_of(shared.store.database)
+        assert found_leader is not None
+        assert (found_leader.holder, found_leader.term) == ("second", 2)
+
+
+def test_of_two_processes_one_delivers_to_a_receiver_until_it_is_gone(shared: SharedFleet) -> None:
+    first, second = (Turns(Database(shared.url), "webhook/ops") for _ in range(2))
+
+    assert (first.is_mine(), second.is_mine(), first.is_mine()) == (True, False, True)
+    first.close()
+    until("the other's turn", second.is_mine)
+    second.close()
+
+
+def test_nothing_in_a_leaders_name_is_published_once_the_lead_is_lost(shared: SharedFleet) -> None:
+    leading = shared.running("controller", name="first")
+    first = leading.__enter__()
+    assert first._leadership is not None
+    assert first._leadership._session is not None
+    first._leadership._session.connection.dbapi_connection.close()  # type: ignore[union-attr]  # as a server that ends it
+    until("its end", lambda: not (shared.directory / "first.ready").exists())
+    for publish in (lambda: first._link.retain("fleetcast/v1/main/deployed", b"x"), lambda: first._link.retain_settings("n1", b"x")):
+        with pytest.raises(Deposed):
+            publish()
+    with pytest.raises(Deposed):
+        leading.__exit__(None, None, None)
