@@ -67,13 +67,13 @@ from hub.service.folder_lock import locked
 from hub.service.metrics.hub_metrics import Counted, HubMetrics
 from hub.service.own_disk import OWN_DISK, OwnDisk
 from hub.service.roles.clocks import FollowersClock, LeadersClock
-from hub.service.roles.common import Common, Handle, Role
 from hub.service.roles.controlling import Controlling
 from hub.service.roles.followed_nodes import FollowedNodes
 from hub.service.roles.ingesting import Ingesting
 from hub.service.roles.processes import Processes
 from hub.service.roles.serving_blocks import ServingBlocks
 from hub.service.roles.serving_people import ServingPeople
+from hub.service.roles.shared_parts import Common, Handle, Role
 from hub.service.rollouts.listening import ListeningClock
 from hub.service.rollouts.release_lookup import Releases
 from hub.service.rollouts.rollout_traces import RolloutTraces

@@ -13,8 +13,8 @@ from hub.service.delivery.online_keys import LoadKey, OnlineKeys
 from hub.service.enrol.enrolment_service import Enrolling
 from hub.service.housekeeping import Housekeeping
 from hub.service.nodes.device_settings import SettingsKeeper
-from hub.service.roles.common import Common, Handle, Role, Work
 from hub.service.roles.rival_hubs import RivalHubs
+from hub.service.roles.shared_parts import Common, Handle, Role, Work
 from hub.service.rollouts.controller import Controller
 from hub.service.telemetry.drift_job import Settling
 from hub.service.telemetry.receipt_requests import ReceiptRequests

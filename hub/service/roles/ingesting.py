@@ -6,7 +6,7 @@ from fleetcast.mqtt_connection import Message
 from hub.core.roles.shards import Shard
 from hub.service.broker.mqtt import HubEvent, ReceiptArrived, StateArrived, WindowArrived
 from hub.service.enrol.enrolment_service import Enrolling
-from hub.service.roles.common import Common, Handle, Role, Work
+from hub.service.roles.shared_parts import Common, Handle, Role, Work
 from hub.service.telemetry.ingest import Ingest
 from schemas.errors import Refused
 

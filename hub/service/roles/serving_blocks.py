@@ -7,7 +7,7 @@ from fleetcast.block_server import BlockServer
 from fleetcast.mqtt_connection import Connected, Published
 from hub.service.broker.mqtt import HubEvent, WantArrived
 from hub.service.delivery.blocks import Wants
-from hub.service.roles.common import Common, Handle, Role
+from hub.service.roles.shared_parts import Common, Handle, Role
 
 SHARED: tuple[str, ...] = ("want",)  # One of several servers answers a want, where the broker divides them.
 

@@ -3,7 +3,7 @@
 from hub.database.drift_queries import Findings
 from hub.service.alerts.dispatch import Hooks
 from hub.service.enrol.enrolment_service import Enrolling
-from hub.service.roles.common import Common, Role
+from hub.service.roles.shared_parts import Common, Role
 from hub.service.rollouts.release_lookup import Releases
 from hub.service.telemetry.drift_evidence import Evidence
 from hub.signing.tuf_repository import Repository
