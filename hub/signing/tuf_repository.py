@@ -6,14 +6,12 @@ Publishers and operators add versions of roles. The hub's `refresh` vouches for 
 records that set last, so a reader always sees a consistent set. They run as separate processes: a lock keeps them apart.
 """
 
-import contextlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from securesystemslib.signer import Key, Signer
 from tuf.api.exceptions import LengthOrHashMismatchError
@@ -22,7 +20,7 @@ from tuf.api.metadata import Delegations, Metadata, MetaFile, Root, Snapshot, Ta
 from hub.core.publish.metadata_expiry import RESIGN_SECONDS, Expiry, expiry, is_ageing, life
 from hub.signing.delegations import delegate_to, undelegate
 from hub.signing.envelopes import seal
-from hub.signing.metadata_files import MetadataFolder
+from hub.signing.metadata_files import Stamp, files_of
 from hub.signing.parsed_metadata import is_signed, parsed
 from hub.signing.signatures import add_signature
 from hub.signing.signed_roles import check_role
@@ -33,6 +31,9 @@ from schemas.manifest import target_path
 from schemas.names import VERSION_PATTERN, check_name, check_version, sha256, version_key
 from schemas.rollout import rollout_path
 from schemas.state import State
+
+if TYPE_CHECKING:
+    from hub.database.document_rows import Fence
 
 READS = {State.schema_name: State.schema_minor}  # What the hub of this version reads, of documents that nodes send.
 _ROLLOUTS = "rollouts"
@@ -48,15 +49,16 @@ class Standing:
     """Hold what is signed of a model by numbers that change with it: its announcement stays as it is while they do."""
 
     release_role: int  # Version of the model's role that the snapshot lists; 0 where it lists none that counts.
-    deployments: tuple[int, int, int] | None  # Stamp of the file of its deployments.
+    deployments: Stamp | None  # Of the file of its deployments.
     rollout: str | None  # Digest of what earlier nodes read.
 
 
 class Repository:
     """Manage metadata and the small documents that it vouches for, in one folder."""
 
-    def __init__(self, directory: Path) -> None:
-        self._folder = MetadataFolder(directory)
+    def __init__(self, directory: Path, *, fence: "Fence | None" = None) -> None:
+        """Open it, in the folder or in the database that it is in; `fence` refuses what a process signs that no longer leads."""
+        self._folder = files_of(directory, fence=fence)
         self._read_digests: dict[str, tuple[int, dict[str, bytes]]] = {}  # By model: its role's version, and digests of manifests.
         self._is_swept = False  # Whether this process has looked for rollouts that a crash left behind.
 
@@ -121,7 +123,7 @@ class Repository:
 
     def removed(self) -> list[tuple[str, str]]:
         """Return the releases that were removed, as model and version: what was heard of them is still read by their manifests."""
-        kept = {(path.parent.name, path.name) for path in self._folder.documents.glob(target_path("*", "*"))}
+        kept = {(path.parent.name, path.name) for path in self._folder.matching(target_path("*", "*"))}
         return sorted(name for name in kept - self.listed().keys() if re.fullmatch(VERSION_PATTERN[1:-1], name[1]))
 
     def kept_manifest(self, model: str, version: str) -> bytes:
@@ -131,7 +133,7 @@ class Repository:
             Refused: there is none.
         """
         path = self._folder.documents / target_path(check_name("model", model), check_version(version))
-        if not path.is_file():
+        if not self._folder.exists(path):
             raise Refused(Code.RELEASE_UNKNOWN, f"there is no release {model}@{version}, and none was removed")
         return self._folder.read(path)
 
@@ -163,19 +165,18 @@ class Repository:
         """Return a model's signed deployments in their envelope, or None."""
         path = self._folder.statements / check_name("model", model)
         with self._folder.locked():
-            return self._folder.read(path) if path.exists() else None
+            return self._folder.read(path) if self._folder.exists(path) else None
 
     def device_settings(self, node: str) -> bytes | None:
         """Return the signed settings of a node in their envelope, or None."""
         path = self._folder.settings / check_name("node", node)
         with self._folder.locked():
-            return self._folder.read(path) if path.exists() else None
+            return self._folder.read(path) if self._folder.exists(path) else None
 
-    def nodes_with_settings(self) -> dict[str, int]:
-        """Return the nodes that have settings, each with a number that changes when they do."""
-        with self._folder.locked(), contextlib.suppress(FileNotFoundError):
-            return {entry.name: entry.stat().st_mtime_ns for entry in os.scandir(self._folder.settings) if not entry.name.startswith(".")}
-        return {}
+    def nodes_with_settings(self) -> dict[str, Stamp]:
+        """Return the nodes that have settings, each with a stamp that changes when they do."""
+        with self._folder.locked():
+            return self._folder.stamps(self._folder.settings)
 
     def root(self, version: int = 1) -> bytes:
         """Return a version of the root; nodes pin the first."""
@@ -197,7 +198,7 @@ class Repository:
     def standing(self) -> dict[str, Standing]:
         """Return, for each model, what changes whenever something was signed of it, as of the last refresh."""
         with self._folder.locked():
-            models, current, stamps = self._models(), self._folder.current(), self._folder.stamps()
+            models, current, stamps = self._models(), self._folder.current(), self._folder.stamps(self._folder.statements)
             removed = self._removed()
             listed = parsed(self._folder.read(self._folder.path(_ROLLOUTS, current[_ROLLOUTS]))).signed.targets
             found: dict[str, Standing] = {}
@@ -214,6 +215,14 @@ class Repository:
         """Return the ids of the keys that sign a role now: a top-level one, the rollouts, or a model's."""
         with self._folder.locked():
             return list(self._delegator("root" if role in {*_TOP, "targets"} else "targets").get_delegated_role(role).keyids)
+
+    def key_of(self, role: str, keyid: bytes) -> Key | None:
+        """Return a key that signs a delegated role now, by its id; None where no such key does."""
+        with self._folder.locked():
+            delegations = self._folder.newest("targets", Targets).signed.delegations
+        roles = (delegations.roles if delegations is not None else None) or {}
+        named = role in roles and keyid.hex() in roles[role].keyids
+        return delegations.keys.get(keyid.hex()) if named and delegations is not None else None
 
     def minimums(self) -> dict[str, str]:
         """Return the oldest version of each model that nodes may activate, where the targets role says one."""
@@ -612,7 +621,7 @@ class Repository:
                     self._folder.remove(self._rollout_file(path.removeprefix(rollout_path("")), target))
         if not self._is_swept:
             self._is_swept, kept = True, {target.hashes["sha256"] for target in listed.values()}
-            for file in self._folder.documents.glob(rollout_path("*/*")):
+            for file in self._folder.matching(rollout_path("*/*")):
                 if file.name not in kept:
                     self._folder.remove(file)
 

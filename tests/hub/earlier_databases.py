@@ -10,9 +10,12 @@ class Connection(Protocol):
         """Carry out one statement."""
 
 
+ROLES = ("documents", "document_changes", "leadership", "members", "touched_nodes")
+
+
 def as_before_versions(db: Connection) -> None:
     """Make the schema what it was before databases carried a version, with all rows."""
-    for name in ("alembic_version", "serving", "proofs", "api_tokens", "api_requests"):
+    for name in ("alembic_version", "serving", "proofs", "api_tokens", "api_requests", *ROLES):
         db.execute(f"DROP TABLE {name}")
     ours = ("receipts_newest", "receipts_by_release", "receipts_by_age", "merged_intervals_by_cohort", "alerts_by_kind")
     for name in (*ours, "ix_certificates_not_after"):
