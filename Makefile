@@ -160,6 +160,20 @@ bench-roles: $(STAMP)  ## run a hub in several processes on a real PostgreSQL an
 bench-simulate: $(STAMP)  ## measure `fleetcast simulate` on a fleet of 100,000 nodes; writes bench/results.json; 2 minutes
 	$(BIN)/python -m bench simulate
 
+.PHONY: bench-console test-console
+bench-console: $(STAMP)  ## measure console and API at 10,000 nodes; writes bench/results.json; 2 minutes
+	$(BIN)/python -m bench console
+
+AXE := .axe/node_modules/axe-core/axe.min.js
+test-console: $(STAMP) $(AXE)  ## the console in Debian's chromium, with axe-core by npm; writes bench/results.json; 3 minutes
+	@.ci/packages chromium
+	AXE=$(CURDIR)/$(AXE) $(BIN)/python -m tests.hub.web.console.browser --write
+
+$(AXE):
+	@command -v npm >/dev/null || { echo "axe-core is installed by npm, which is missing. On Debian: apt-get install npm" >&2; exit 1; }
+	mkdir -p .axe
+	cd .axe && npm install --silent --no-audit --no-fund --ignore-scripts axe-core@4.14.1
+
 .PHONY: bench-quickstart test-quickstart
 bench-quickstart: $(STAMP)  ## time `fleetcast quickstart` from an installed wheel to an answer; writes bench/results.json; 2 minutes
 	$(BIN)/python -m bench quickstart

@@ -12,6 +12,7 @@ from bench import (
     announcing,
     cli,
     coalescing,
+    console,
     delivery,
     drift,
     encodings,
@@ -64,6 +65,7 @@ GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "floods": floods.measure,
     "simulate": simulate.measure,
     "quickstart": quickstart.measure,
+    "console": console.measure,
 }
 QUICK = (
     "telemetry",
@@ -92,6 +94,7 @@ COMMANDS = (
     ("make test-fresh", ("fresh",)),
     ("make bench-simulate", ("simulate",)),
     ("make bench-quickstart", ("quickstart",)),
+    ("make bench-console", ("console",)),
 )
 TOGETHER = {"all-of-delivery": DELIVERY, "all-of-node": NODE, "all-of-hub": HUB}
 

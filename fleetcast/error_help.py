@@ -195,6 +195,18 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "a name is reserved, or has a length or characters that are not allowed",
         "use letters a-z, digits and hyphens",
     ),
+    Code.BLUEPRINT_INVALID: (
+        "a blueprint is wrong, or names what the fleet does not have",
+        "correct the line that the message names; docs/blueprint.md describes every key",
+    ),
+    Code.BLUEPRINT_BUSY: (
+        "another blueprint is being applied to this fleet",
+        "wait until it is done, look at the difference again, and apply yours then",
+    ),
+    Code.BLUEPRINT_HELD: (
+        "something speaks against a change that a blueprint asks for, and nothing was changed",
+        "the message names the change and what would let it through; `fleetcast diff` shows all of them",
+    ),
     Code.ROLLOUT_TAKEN_BACK: (
         "an operator took a release back, and the node had none before it",
         "nothing; roll out a release to serve again",

@@ -52,9 +52,9 @@ class HubSettings(FileSettings):
     certificate_days: Annotated[float, Field(gt=0, le=3650)] = 90.0  # Lifetime of a node's certificate. The node renews it at half of that.
     way_back_days: Annotated[float, Field(ge=0, le=3650)] = 400.0  # A device may renew its certificate for this long after it expired.
 
-    # Address of the API, `/api/v1`. Port 0 picks a free one and keeps it in the fleet's folder. Empty disables it.
+    # Address of the console, and of the API below `/api/v1`. Port 0 picks a free one and keeps it in the fleet's folder. Empty disables it.
     web_listen: str = "127.0.0.1:0"
-    web_hosts: tuple[str, ...] = ()  # Further names under which the API is reached. Requests under another name are refused.
+    web_hosts: tuple[str, ...] = ()  # Further names under which console and API are reached. Requests under another name are refused.
     web_tls_certificate: str = ""  # Certificate of the API: a PEM file. Without it, `web_listen` must be an address of loopback.
     web_tls_key: str = ""  # The private key of `web_tls_certificate`: a PEM file.
 

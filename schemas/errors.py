@@ -81,6 +81,9 @@ class Code(StrEnum):
     KEY_PASSPHRASE = "key.passphrase"  # noqa: S105  # a code, not a secret
     KEY_NOT_AUTHORISED = "key.not_authorised"
     NAME_INVALID = "name.invalid"
+    BLUEPRINT_INVALID = "blueprint.invalid"
+    BLUEPRINT_BUSY = "blueprint.busy"
+    BLUEPRINT_HELD = "blueprint.held"
     ROLLOUT_TAKEN_BACK = "rollout.taken_back"
     ROLLOUT_INVALID = "rollout.invalid"
     WINDOW_RELEASE = "window.unknown_release"

@@ -86,3 +86,7 @@ PARAMETER_ENTRIES_MAX = 64  # Classes of a label map.
 ENROLMENT_BYTES_MAX = 2 * MIB  # Certificates, the fleet's root and a recent trust bundle.
 CSR_BYTES_MAX = 8 * KIB  # An ECDSA request is under 1 KiB.
 CERTIFICATE_BYTES_MAX = 4 * KIB  # DER; an ECDSA certificate with a few names is under 1 KiB.
+BLUEPRINT_BYTES_MAX = 2 * MIB  # Ten thousand nodes with a name and two labels of their own are about 1 MiB.
+BLUEPRINT_VALUES_MAX = 256 * 1024  # Keys, values, and beginnings and ends of lists.
+BLUEPRINT_DEPTH_MAX = 12  # Lists and mappings within each other; a blueprint has at most 8.
+BLUEPRINT_RULES_MAX = 10_000  # Statements about settings of nodes.

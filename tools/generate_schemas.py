@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fleetcast.error_help import MEANINGS
+from hub.core.blueprint import document as blueprint_document
 from hub.web import application
 from schemas import limits, topics
 from schemas.analytics_messages import Alert, Drift, DriftEvidence, Found, MergedWindow
@@ -80,6 +81,7 @@ def outputs() -> dict[str, str]:
     found["schemas/asyncapi.yaml"] = _yaml(asyncapi())
     found["node/serving/openapi.json"] = _json(openapi.document())
     found["hub/web/openapi.json"] = _json(application.described())
+    found["docs/fleet.schema.json"] = _json(blueprint_document.json_schema())
     found["broker-config/acl"] = topics.access_list(FLEET)
     found["broker-config/acl-consumers"] = topics.consumer_access_list(FLEET)
     found["broker-config/rmqtt/plugins/rmqtt-acl.toml"] = topics.rmqtt_access_list(FLEET)

@@ -148,6 +148,9 @@ def _tables(models: Sequence[Release], plan: Plan, now: int, key: bytes) -> Iter
             for start in _hours(min(plan.days, IDS_DAYS), now)
         ),
     )
+    newest = {one.model: json.dumps({one.version: plan.nodes}) for one in models}
+    hours = [(model, hour, counts, float(HOUR)) for model, counts in newest.items() for hour in _hours(plan.days, now)]
+    yield tables.release_hours, iter(hours)
     yield tables.alerts, _alerts(models, plan, now)
     yield tables.refusals, ((number, at, "fleetcast/v1/f/want/x", "name.invalid", "no such node") for number, at in _spread(plan, now, 20))
     yield tables.events, _events(plan, now)

@@ -98,6 +98,10 @@ class Fleet:
         found: dict[str, Any] = json.loads(ready.read_text())
         return found
 
+    def watched_at(self) -> str:
+        """Return a link that signs in to the console once, within a quarter of an hour."""
+        return str(self.cli("console", "--role", "operator")["sign_in"])
+
     def add_site(self, name: str, airport: str, broker_port: int) -> Site:
         """Make a node's folder; its program is started by `start_site`."""
         directory = self.directory.parent / "nodes" / name

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from deploy.demo import data, summer
-from deploy.demo.claims import Claims, act
+from deploy.demo.claims import Claims, act, say
 from deploy.demo.fleet import BIN, Fleet, Site, until
 from deploy.demo.screen import screen
 from deploy.demo.telling import run
@@ -111,6 +111,7 @@ class Loop:
                 f"FLEETCAST_PASSPHRASE_FILE = {json.dumps(str(self.fleet.passphrase))}\n"
             )
         ready = self.fleet.start_hub()
+        say(f"Watch it at {self.fleet.watched_at()}")
         port = int(str(ready["broker_url"]).rsplit(":", 1)[1])
         for airport in AIRPORTS:
             for number in (1, 2):

@@ -69,6 +69,7 @@ class Story:
             "A cohort is normally shown from 20 nodes on, so that nobody stands out in it; for these six sites the minimum is lowered to 6."
         )
         ready = self.fleet.start_hub()
+        say(f"Watch it at {self.fleet.watched_at()}")
         self.broker_port = int(str(ready["broker_url"]).rsplit(":", 1)[1])
         self.recorder = Recorder(self.broker_port)
         self.recorder.start()

@@ -10,10 +10,14 @@ from hub.cli.remote import hub_options, remember
 # The help is each command's own first sentence: a command is imported only when it is called.
 VERBS = {
     "access-list": Verb("access_list:access_list", "Print the access list of the fleet's broker, for mosquitto."),
+    "apply": Verb("apply:apply", "Make the fleet what a blueprint says."),
+    "blueprint": Verb("blueprint:blueprint", "Write a blueprint of what is now, to begin with one."),
     "ca": Verb("ca:ca", "Issue certificates to brokers, hubs and consumers."),
     "check": Verb("check:check", "Activate a release as each profile's nodes would."),
     "completion": Verb("completion:completion", "Print a completion script for a shell."),
+    "console": Verb("console:console", "Print where the console is, and a link that signs in once."),
     "deploy": Verb("deploy:deploy", "Say which nodes run which release, by selector and priority."),
+    "diff": Verb("diff:diff", "Show what `fleetcast apply` would change, and what that costs."),
     "drift": Verb("drift:drift", "Show what drifts, where, since when, and how far."),
     "enroll": Verb("enroll:enroll", "Admit devices to the fleet, list them, and revoke them."),
     "export": Verb("export:export", "Write a release to a file for `fleetcast-node import`."),
@@ -34,6 +38,7 @@ VERBS = {
     "renew": Verb("renew:renew", "Sign delegations and releases again before they expire."),
     "rollout": Verb("rollout:rollout", "Choose which nodes run which release."),
     "simulate": Verb("command:simulate", "Simulate a rollout over a fleet, before it begins.", package="simulation"),
+    "status": Verb("status:status", "Show the fleet at a glance."),
     "tokens": Verb("tokens:tokens", "Make, list and revoke tokens for the hub's API."),
     "watch": Verb("watch:watch", "Follow events: receipts, rollouts, drift, alerts, refusals."),
 }

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.text import Text
 
 from hub.cli import terminal_charts
-from hub.cli.drift_story import Question, Story, story_of
 from hub.cli.options import check_model, dir_option, json_option, open_store
 from hub.cli.time_arguments import MOMENT, iso
 from hub.core.drift.compare import Comparison
 from hub.database.drift_queries import Findings
+from hub.operations.drift_story import Question, Story, story_of
 from hub.publish.blocks import open_blocks
 from hub.service.rollouts.release_lookup import Releases
 from hub.settings import load

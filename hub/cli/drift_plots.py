@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from fleetcast import durable
-from hub.cli.drift_story import Explained, Story
 from hub.cli.errors import Ended, Exit
 from hub.core.drift.compare import Comparison, in_words
+from hub.operations.drift_story import Explained, Story
 
 REFERENCE, COUNTED, ALARM = "#b8b8b8", "#1b6ca8", "#c8553d"
 INCHES_WIDE, INCHES_A_SIGNAL = 10.0, 2.9

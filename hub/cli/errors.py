@@ -14,7 +14,7 @@ class Exit(IntEnum):
 
     OK = 0  # Done.
     BUG = 1  # A bug in fleetcast. The message names the file with the details; FLEETCAST_DEBUG=1 prints them instead.
-    USAGE = 2  # The command line is wrong, or a package that the command needs is not installed.
+    USAGE = 2  # The command line is wrong, or a package is not installed. `fleetcast diff` and `apply`: there is a difference.
     REFUSED = 3  # Refused: a file, a name or a document is wrong, or may not be read or written.
     UNREACHABLE = 4  # The broker or the database does not answer.
     KEY = 5  # A key cannot be read, or the passphrase does not open it.

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from fleetcast.cli.list_choice import choice, list_options
-from hub.cli.options import dir_option, json_option, open_store, show
+from hub.cli.options import dir_option, json_option, open_store, opened, show
 from hub.cli.remote import remote
 from hub.cli.time_arguments import MOMENT, iso
 from hub.database.rows import EventRow
@@ -21,13 +21,16 @@ READ_MAX = 100_000  # the database keeps no more events
 @click.option("--node", default=None, help="Show only changes of this node.")
 @click.option("--since", type=MOMENT, default=None, help="Show only changes since then: 2026-11-26, 2026-11-26T11:20, or 24h, 7d, 2w ago.")
 @click.option("--limit", type=click.IntRange(1, READ_MAX), default=100, show_default=True, help="Number of changes to show.")
+@click.option("--blueprint", "of_blueprint", is_flag=True, help="Show the revisions of the blueprint that were applied.")
 @dir_option
 @json_option
 @list_options()
-def history(model: str | None, node: str | None, since: int | None, limit: int, directory: Path, as_json: bool) -> None:
+def history(model: str | None, node: str | None, since: int | None, limit: int, of_blueprint: bool, directory: Path, as_json: bool) -> None:
     """Show the changes of the fleet, each with its actor.
 
-    The newest comes first. Shown are releases, rollouts, enrolments, certificates, and devices that were forgotten or replaced.
+    The newest comes first. Shown are releases, rollouts, enrolments, certificates, blueprints, and devices that were forgotten or replaced.
+
+    With --blueprint: the revisions of the blueprint. `fleetcast apply --revision N` goes back to one.
 
     The actor is the name that was given by --actor, else the system user's. It is `hub` where the hub went on by itself.
 
@@ -36,11 +39,23 @@ def history(model: str | None, node: str | None, since: int | None, limit: int, 
       fleetcast history
       fleetcast history --model delay --since 7d
       fleetcast history --node gateway-17 --json
+      fleetcast history --blueprint
     """
     if (hub := remote()) is not None:
+        if of_blueprint:
+            raise click.UsageError("revisions of the blueprint are in the fleet's folder: run it on the hub's machine without --hub")
         seen = islice(hub.audit(model=model, node=node, since=since), limit)
         asked = [{**row, "at": iso(int(datetime.fromisoformat(row["at"]).timestamp()))} for row in seen]
         show(asked, ["at", "actor", "kind", "what"], as_json=as_json, empty="Nothing was changed.")
+        return
+    if of_blueprint:
+        if model is not None or node is not None or since is not None:
+            raise click.UsageError("--blueprint lists revisions: leave --model, --node and --since out")
+        from hub.operations.blueprint import revision_rows  # noqa: PLC0415  # with SQLAlchemy, which --help does without
+
+        revisions = revision_rows(opened(directory), limit)
+        columns = ["revision", "at", "actor", "state", "changes", "what"]
+        show(revisions, columns, as_json=as_json, empty="No blueprint was applied.")
         return
     found = open_store(directory).changes(since=since, limit=READ_MAX)
     rows = [_row(one) for one in found if (model is None or one.body.get("model") == model) and (node is None or node in _nodes(one))]

@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,11 +19,13 @@ from securesystemslib.signer import Signer
 from fleetcast.log_rate_limit import limited
 from fleetcast.mqtt_connection import BrokerUrl
 from fleetcast.private_files import close_to_others
+from hub.cli.console import link
 from hub.cli.key_files import Passphrases, key_passphrases_option
-from hub.cli.options import database_url, passphrase_option
+from hub.cli.options import actor, database_url, passphrase_option
 from hub.settings import NAME_PATTERN, ROLES, HubSettings, load
 from hub.signing.key_places import ONLINE, present, promote, signer_of, stem_of
 from hub.signing.keys import load_signer
+from schemas.errors import FleetcastError
 
 if TYPE_CHECKING:
     from hub.database.leadership import Leadership
@@ -107,7 +109,9 @@ def serve(
     close_to_others(directory.glob("hub.sqlite*"))  # an earlier version let every user of the machine read them
     ready = directory / ready_name(settings)
     ready.unlink(missing_ok=True)  # the service holds the folder's lock: whose file this was is gone
-    threading.Thread(target=_print_ready, args=(ready, stop, json_logs), daemon=True).start()
+    fleet, name = web.fleet if web is not None else None, actor()
+    link_to: Callable[[str], str] = lambda url: link(fleet, url, name=name) if fleet is not None else url  # noqa: E731
+    threading.Thread(target=_print_ready, args=(ready, stop, json_logs, link_to), daemon=True).start()
     gc.collect()
     gc.freeze()  # what the program is made of stays; searched again at every full collection it costs a fourth of taking windows in
     try:
@@ -190,17 +194,20 @@ def _web(directory: Path, settings: HubSettings) -> "Server":
     return Server(OpenedFleet(directory, settings, Store(database_url(directory, settings)), Repository(directory / "trust")))
 
 
-def _print_ready(ready: Path, stop: threading.Event, as_json: bool) -> None:
+def _print_ready(ready: Path, stop: threading.Event, as_json: bool, link_to: Callable[[str], str]) -> None:
     """Print one line on stdout as soon as nodes find the hub at its broker."""
     while not stop.wait(LOOK_SECONDS):
         with suppress(OSError, ValueError):  # not there yet; or nobody reads our stdout
             facts = json.loads(ready.read_text())
             click.echo(json.dumps({"event": "hub.ready", **facts}) if as_json else _in_words(facts))
+            if facts.get("web_url") and not as_json:  # Logs in JSON are kept and read by others: a link is for who looks now.
+                with suppress(FleetcastError):
+                    click.echo(f"sign in once, within 15 minutes: {link_to(facts['web_url'])}")
             return
 
 
 def _in_words(facts: Mapping[str, object]) -> str:
-    api = f", its API at {facts['web_url']}/api/v1" if facts.get("web_url") else ""
+    api = f", its console at {facts['web_url']}, its API at {facts['web_url']}/api/v1" if facts.get("web_url") else ""
     return f"fleet {facts['fleet']} is at {facts['broker_url']}{api}"
 
 

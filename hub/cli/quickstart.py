@@ -16,8 +16,9 @@ from typing import Any, Final
 
 import click
 
+from hub.cli.console import link, url_of
 from hub.cli.errors import Ended, Exit
-from hub.cli.options import json_option, node_page
+from hub.cli.options import json_option, node_page, opened
 from hub.cli.quickstart_folder import (
     HOST,
     MODEL,
@@ -208,20 +209,27 @@ def _facts(found: Folder, ports: Ports, answer: dict[str, Any], seconds: float) 
     return {
         "directory": str(found.fleet),
         "passphrase_file": str(found.passphrase),
-        **dict(_addresses(ports)),
+        **dict(_addresses(found, ports)),
         "answer": answer,
         "seconds": round(seconds, 2),
     }
 
 
-def _addresses(ports: Ports) -> list[tuple[str, str]]:
-    """Return where everything is, by name. The console's address belongs here, first, as soon as the hub has one."""
-    return [("broker", ports.broker_url), *((node, f"http://{HOST}:{port}") for node, port in zip(NODES, ports.nodes, strict=True))]
+def _addresses(found: Folder, ports: Ports) -> list[tuple[str, str]]:
+    """Return where everything is, by name: the console first, where the hub has one."""
+    url = url_of(found.fleet)
+    return [
+        *([("console", url)] if url else []),
+        ("broker", ports.broker_url),
+        *((node, f"http://{HOST}:{port}") for node, port in zip(NODES, ports.nodes, strict=True)),
+    ]
 
 
 def _say_next(found: Folder, ports: Ports, say: Callable[[str], None], *, stays: bool) -> None:
     fleet, where = found.fleet.resolve(), shlex.quote(str(found.fleet))
-    say("\n" + "\n".join(f"{name:<8} {address}" for name, address in _addresses(ports)))
+    say("\n" + "\n".join(f"{name:<8} {address}" for name, address in _addresses(found, ports)))
+    if stays and (url := url_of(found.fleet)):
+        say(f"\nsign in to the console once, within 15 minutes: {link(opened(found.fleet), url)}")
     say(f"logs     {found.own}/*.log")
     if stays:
         say("\nThey run until Ctrl-C. In another terminal:\n")

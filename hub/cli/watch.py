@@ -17,7 +17,7 @@ from hub.database.rows import EventRow
 if TYPE_CHECKING:
     from hub.client.hub_client import HubClient
 
-KINDS = ("node", "receipt", "rollout", "release", "drift", "alert", "refusal", "broker", "hook", "key")
+KINDS = ("node", "receipt", "rollout", "release", "drift", "alert", "refusal", "broker", "hook", "key", "blueprint")
 LOOK_SECONDS = 0.3
 REMOTE_LOOK_SECONDS = 1.0
 PAGE = 1000

@@ -14,7 +14,7 @@ from hub.database.store_part import Part
 from schemas.analytics_messages import Alert
 
 # Kinds of events that change a fleet.
-CHANGES = frozenset({"rollout", "release", "enrolment", "device", "certificate", "metadata", "key", "token"})
+CHANGES = frozenset({"rollout", "release", "enrolment", "device", "certificate", "metadata", "key", "token", "blueprint"})
 
 
 class AlertRows(Part):

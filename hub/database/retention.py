@@ -16,7 +16,11 @@ from hub.database.connection import Database
 from hub.database.rows import INTERVAL_KEY
 
 DAY = 86_400
+KNOWN_DAYS = 8  # A drift counts as known for seven (hub/operations/known_drifts.py).
+CONSOLE_DAYS = 8  # A session of the console ends after seven.
 PIECE = 500  # Rows of one transaction.
+BLUEPRINTS_KEPT = 100  # The newest revisions of the blueprint, which are kept whatever their age.
+BLUEPRINTS_MAX = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +82,20 @@ def _rules(db: Connection, kept: Retention, needed: Mapping[str, int], now: int)
     waiting = select(tables.deliveries.c.alert)
     yield _old(tables.alerts, alerts.at < history, _not_needed(alerts.model, alerts.at, needed), alerts.id.not_in(waiting))
     yield _old(tables.refusals, tables.refusals.c.at < history)
+    yield _old(tables.known_drifts, tables.known_drifts.c.at < now - KNOWN_DAYS * DAY)
+    yield _old(tables.release_hours, tables.release_hours.c.hour < history)
     yield _receipts(kept, needed, now)
     commands = tables.commands.c
     yield _old(tables.commands, commands.at < history, commands.state != "open")
     yield _old(tables.api_requests, tables.api_requests.c.at < now - DAY)
     yield _old(tables.api_tokens, tables.api_tokens.c.expires_at < history)
+    yield _old(tables.console_sessions, tables.console_sessions.c.made_at < now - CONSOLE_DAYS * DAY)
+    yield _old(tables.console_links, tables.console_links.c.expires_at < now)
     yield _old(tables.publishes, tables.publishes.c.last_at < history)
+    blueprints = tables.blueprints.c
+    last = int(db.execute(select(func.max(blueprints.revision))).scalar() or 0)
+    yield _old(tables.blueprints, blueprints.revision <= last - BLUEPRINTS_KEPT, blueprints.at < history)
+    yield _old(tables.blueprints, blueprints.revision <= last - BLUEPRINTS_MAX)
     events = tables.events.c
     newest = int(db.execute(select(func.max(events.id))).scalar() or 0)
     beyond = events.id <= newest - kept.events_kept

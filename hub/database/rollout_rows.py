@@ -52,25 +52,33 @@ class RolloutRows(Part):
         return self._rows(RolloutRow, select(table).order_by(table.c.model, table.c.deployment))
 
     def put_rollout_row(
-        self, row: RolloutRow, happened: str = "", actor: str | None = None, *, change: Mapping[str, Any] | None = None
+        self, row: RolloutRow, happened: str = "", actor: str | None = None, *, change: Mapping[str, Any] | None = None, why: str = ""
     ) -> None:
-        """Keep the working state; `happened` is a sentence for those who watch, where something did; `actor` asked for it.
+        """Keep the working state; `happened` is a sentence for those who watch, where something did; `actor` asked for it, and said `why`.
 
-        `change` is what differs, before and after, and why.
+        `change` is what differs, before and after.
         """
         with self._write() as db:
             put(db, tables.rollouts, {"model": row.model, "deployment": row.deployment}, fields(row))
             if happened:
                 facts = {"model": row.model, "deployment": row.deployment, "serial": row.serial, "rollout": row.rollout, **(change or {})}
-                self._event(db, "rollout", happened, facts, actor or self.database.actor)
+                self._event(db, "rollout", happened, facts | ({"why": why} if why else {}), actor or self.database.actor)
 
     def drop_rollout_row(
-        self, model: str, deployment: str, happened: str, *, actor: str | None = None, change: Mapping[str, Any] | None = None
+        self,
+        model: str,
+        deployment: str,
+        happened: str,
+        *,
+        actor: str | None = None,
+        change: Mapping[str, Any] | None = None,
+        why: str = "",
     ) -> None:
         """Drop the working state of a deployment that was taken away."""
         with self._write() as db:
             db.execute(where(delete(tables.rollouts), tables.rollouts, {"model": model, "deployment": deployment}))
-            self._event(db, "rollout", happened, {"model": model, "deployment": deployment, **(change or {})}, actor or self.database.actor)
+            facts = {"model": model, "deployment": deployment, **(change or {})} | ({"why": why} if why else {})
+            self._event(db, "rollout", happened, facts, actor or self.database.actor)
 
 
 def _command_row(*, kind: str, body: str, **columns: Any) -> CommandRow:

@@ -424,6 +424,73 @@ api_requests = Table(
     Index("api_requests_by_age", "at"),
 )
 
+# Blueprints that were applied, each revision once; `body` is the file's text as a zstd frame. `same_as` is the earlier revision that had
+# the same text, where one was gone back to.
+blueprints = Table(
+    "blueprints",
+    metadata,
+    Column("revision", _serial, primary_key=True, autoincrement=True),
+    Column("at", BigInteger, nullable=False),
+    Column("actor", _characters(64), nullable=False),
+    Column("state", _characters(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("changes", Integer, nullable=False),
+    Column("done", Integer, nullable=False),
+    Column("finished_at", BigInteger),
+    Column("same_as", BigInteger),
+    Column("digest", LargeBinary(32), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+
+# How many nodes served which version of a model at the end of an hour (`counts`, as JSON), and for how long of it the hub heard its nodes.
+release_hours = Table(
+    "release_hours",
+    metadata,
+    Column("model", _characters(64), primary_key=True),
+    Column("hour", BigInteger, primary_key=True),
+    Column("counts", Text, nullable=False),
+    Column("listened_seconds", Double, nullable=False),
+    Index("release_hours_by_age", "hour"),
+)
+
+# Drifts that somebody has looked at: `evidence` is the stream's (log10) at that time.
+known_drifts = Table(
+    "known_drifts",
+    metadata,
+    Column("model", _characters(64), primary_key=True),
+    Column("version", _characters(64), primary_key=True),
+    Column("cohort", _characters(64), primary_key=True),
+    Column("about", _characters(16), primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("evidence", Double, nullable=False),
+    Column("actor", _characters(64), nullable=False),
+)
+
+# Who is signed in to the console. `digest` is SHA-256 of the cookie; `token` is the API token that the session ends with. `looked_at` is
+# when its owner looked last, and `before_at` when the visit before this one ended.
+console_sessions = Table(
+    "console_sessions",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("name", _characters(64), nullable=False),
+    Column("role", _characters(16), nullable=False),
+    Column("token", _characters(16)),
+    Column("made_at", BigInteger, nullable=False),
+    Column("used_at", BigInteger, nullable=False),
+    Column("looked_at", BigInteger, nullable=False),
+    Column("before_at", BigInteger),
+)
+
+# Links that sign somebody in to the console once. `digest` is SHA-256 of what the link carries.
+console_links = Table(
+    "console_links",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("name", _characters(64), nullable=False),
+    Column("role", _characters(16), nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)
+
 # Signed documents, TUF metadata among them, where several hubs share one PostgreSQL: in place of files below `trust/`. The other table
 # counts changes, in one row.
 documents = Table(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from hub.database.rows import NodeMarks, NodeRow, ReceiptRow
@@ -9,6 +10,7 @@ from schemas import codec
 from schemas.receipt import Receipt, SealedReceipt
 from schemas.state import Finding, Slot, State
 
+MEASURED_KEPT = 1024  # Receipts that stay decoded.
 COUNTS = {"shadow_rows", "shadow_agreement"}  # exact counts of requests, in receipts of older nodes: shown to nobody
 
 
@@ -65,7 +67,11 @@ def _model_row(slot: Slot, serving: ReceiptRow | None) -> dict[str, Any]:
 
 def _evidence(serving: ReceiptRow | None) -> dict[str, Any] | None:
     """Return what the device measured when it activated the release that it serves."""
-    if serving is None:
-        return None
-    receipt = codec.decode(Receipt, codec.decode(SealedReceipt, serving.sealed).body)
+    return dict(found) if serving is not None and (found := _measured(serving.sealed)) is not None else None
+
+
+@lru_cache(maxsize=MEASURED_KEPT)
+def _measured(sealed: bytes) -> Mapping[str, Any] | None:
+    """Return what a receipt says; those who look at the same nodes again do not wait for it to be decoded again."""
+    receipt = codec.decode(Receipt, codec.decode(SealedReceipt, sealed).body)
     return receipt.evidence.model_dump(mode="json", exclude_none=True, exclude=COUNTS) if receipt.evidence is not None else None

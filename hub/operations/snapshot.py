@@ -3,16 +3,19 @@
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from hub.core.rollouts.node_class import BY_NEED
 from hub.core.rollouts.node_filter import chosen, nobody
 from hub.operations.node_classes import Fleet, NodeLine, all_lines, worst
 from hub.operations.opened_fleet import OpenedFleet
-from schemas.errors import Code, Refused
+from hub.signing.tuf_repository import Repository
+from schemas.errors import Code, FleetcastError, Refused
 
 SHARE = 10  # It is kept at least this many times as long as it took to read, so that reading takes no more of the hub's processor.
+WAIT_SECONDS = 0.05  # What those who ask wait for.
+OVERDUE = 20  # How long a snapshot is shown while a new one is read, in times of what reading took.
 SORTS = ("node", "state", "last_seen", "-last_seen")
 
 
@@ -37,6 +40,11 @@ class Snapshot:
         """Return for each node the line of the model that needs somebody most."""
         return worst(self.lines)
 
+    @cached_property
+    def _orders(self) -> dict[str, list[tuple[int, str]]]:
+        """Return the keys of all nodes in the orders that were asked for."""
+        return {}
+
     def key(self, sort: str, name: str) -> tuple[int, str]:
         """Return the key by which a node has its place in an order."""
         match sort:
@@ -58,29 +66,55 @@ class Snapshot:
         """
         if sort not in SORTS:
             raise Refused(Code.REQUEST_INVALID, f"sort {sort[:40]!r} is none of {', '.join(SORTS)}")
-        nodes, sentence = list(self.seen.nodes.values()), ""
-        if where is not None:
-            classes = {name: line.found.name for name, line in self.worst.items()}
-            found = chosen(nodes, where, facts=lambda node: node.facts, state=lambda node: classes.get(node.name, ""))
-            sentence = nobody(where, [node.facts for node in nodes]) if not found else ""
-            nodes = found
-        return sorted(self.key(sort, node.name) for node in nodes), sentence
+        if where is None:
+            if sort not in self._orders:
+                self._orders[sort] = sorted(self.key(sort, name) for name in self.seen.nodes)
+            return self._orders[sort], ""
+        nodes = list(self.seen.nodes.values())
+        classes = {name: line.found.name for name, line in self.worst.items()}
+        found = chosen(nodes, where, facts=lambda node: node.facts, state=lambda node: classes.get(node.name, ""))
+        sentence = nobody(where, [node.facts for node in nodes]) if not found else ""
+        return sorted(self.key(sort, node.name) for node in found), sentence
 
 
 class Snapshots:
-    """Read a snapshot where the last one is too old; several that ask at once wait for the same one. Any thread may ask."""
+    """Read a snapshot where the last one is too old; several that ask at once wait for the same one. Any thread may ask.
+
+    Where reading takes long, those who ask get the one that there is while a new one is read beside them.
+    """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic, self._lock = monotonic, threading.Lock()
         self._kept: Snapshot | None = None
-        self._until = float("-inf")
+        self._took, self._until = 0.0, float("-inf")
+        self._reading: threading.Thread | None = None
 
     def get(self, fleet: OpenedFleet) -> Snapshot:
         """Return what is known of all nodes."""
         with self._lock:
-            began = self._monotonic()
-            if self._kept is None or began >= self._until:
-                seen = Fleet(fleet.store, required=fleet.needs_enrolment)
-                self._kept = Snapshot(int(time.time()), seen, all_lines(fleet, seen))
-                self._until = self._monotonic() + SHARE * (self._monotonic() - began)
-            return self._kept
+            now = self._monotonic()
+            if self._kept is not None and now < self._until:
+                return self._kept
+            if self._kept is not None and self._took > WAIT_SECONDS and now < self._until + OVERDUE * self._took:
+                if self._reading is None:
+                    self._reading = threading.Thread(target=self._read_beside, args=(fleet,), name="snapshot", daemon=True)
+                    self._reading.start()
+                return self._kept
+            return self._read(fleet)
+
+    def _read(self, fleet: OpenedFleet) -> Snapshot:
+        began = self._monotonic()
+        seen = Fleet(fleet.store, required=fleet.needs_enrolment)
+        found = Snapshot(int(time.time()), seen, all_lines(fleet, seen))
+        self._took = self._monotonic() - began
+        self._kept, self._until = found, self._monotonic() + SHARE * self._took
+        return found
+
+    def _read_beside(self, fleet: OpenedFleet) -> None:
+        try:
+            self._read(replace(fleet, repository=Repository(fleet.directory / "trust")))  # Who asked goes on with theirs.
+        except FleetcastError:  # The next who asks reads it, and is answered with what is wrong.
+            self._until = float("-inf")
+            self._took = 0.0
+        finally:
+            self._reading = None

@@ -163,9 +163,8 @@ class Service:
         self._online = self._ever_online = False
         self._subscriptions = 0  # That the broker has yet to answer.
         self.web_url: str | None = None  # Address of the API, where one runs beside this.
-        self._packet_bytes_max = PACKET_BYTES_MAX
         self._again, self._taken_over = Reconnection(RETRY), TakenOver(self._notes)
-        self._looked_at = float("-inf")
+        self._packet_bytes_max, self._looked_at = PACKET_BYTES_MAX, float("-inf")
         fence = leadership.fence if leadership is not None else None
         self._repository, self._blocks = Repository(directory / "trust", fence=fence), open_blocks(directory, settings)
         self._traces = RolloutTraces.of(settings, wall=wall, models=self._models)

@@ -1,4 +1,4 @@
-"""Put the API together: its routes, what guards them, and how it describes itself (OpenAPI)."""
+"""Put API and console together: the API's routes, what guards them, and how it describes itself (OpenAPI)."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,7 +9,7 @@ import anyio.to_thread
 from fastapi import APIRouter, FastAPI, Header, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hub.database.store import Store
 from hub.operations import api_tokens
@@ -28,6 +28,7 @@ from hub.web import (
     rollout_routes,
     token_routes,
 )
+from hub.web.console.application import console
 from hub.web.event_stream import EventFeed, EventStream
 from hub.web.guard import Door, HostCheck, guarded
 from hub.web.roles import ROUTES, methods_of
@@ -39,12 +40,26 @@ PROBLEM: Final[dict[str, Any]] = {"model": problems.Problem, "description": "Wha
 
 
 def application(door: Door) -> ASGIApp:
-    """Return the API, ready to be served."""
-    return HostCheck(api(door), door.hosts)
+    """Return the API and the console, ready to be served."""
+    snapshots = Snapshots(door.monotonic)
+    return HostCheck(_Both(api(door, snapshots), console(door, snapshots)), door.hosts)
 
 
-def api(door: Door) -> FastAPI:
+class _Both:
+    """Pass a request on to the API, or to the console that has every other address."""
+
+    def __init__(self, of_api: ASGIApp, of_console: ASGIApp) -> None:
+        self._api, self._console = of_api, of_console
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        is_page = scope["type"] == "http" and not scope["path"].startswith("/api/") and scope["path"] != "/api"
+        await (self._console if is_page else self._api)(scope, receive, send)
+
+
+def api(door: Door, snapshots: Snapshots | None = None) -> FastAPI:
     """Return the API without the check of the Host."""
+    snapshots = snapshots or Snapshots(door.monotonic)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -61,7 +76,7 @@ def api(door: Door) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    route_class, snapshots = guarded(door, ROUTES, PREFIX), Snapshots(door.monotonic)
+    route_class = guarded(door, ROUTES, PREFIX)
     routers = (
         token_routes.router(route_class),
         fleet_routes.router(route_class, snapshots),

@@ -39,6 +39,8 @@ STATUSES: Final[Mapping[str, int]] = {
     Code.RELEASE_NEEDED: 409,
     Code.RELEASE_UNCHECKED: 409,
     Code.ROLLOUT_INVALID: 409,
+    Code.BLUEPRINT_BUSY: 409,
+    Code.BLUEPRINT_HELD: 409,
     Code.KEY_NOT_AUTHORISED: 403,
     Code.DISK_FULL: 507,
 }  # Others are 422: something that was given is wrong.

@@ -60,8 +60,8 @@ class Server:
         settings = self._fleet.settings
         if not settings.web_listen:
             return None
-        if find_spec("fastapi") is None:
-            reason = f"the API needs FastAPI, which the extra {EXTRA} brings; an empty web_listen turns it off"
+        if find_spec("fastapi") is None or find_spec("jinja2") is None:
+            reason = f"API and console need FastAPI and Jinja2, which the extra {EXTRA} brings; an empty web_listen turns it off"
             log.warning("api.not_installed", reason=reason)
             return None
         context = _context(settings.web_tls_certificate, settings.web_tls_key)
@@ -77,6 +77,11 @@ class Server:
         url = f"{'https' if context is not None else 'http'}://{host or '127.0.0.1'}:{port_now}"
         log.info("api.started", url=url)
         return url
+
+    @property
+    def fleet(self) -> OpenedFleet:
+        """Return the fleet that it serves, with a connection to the database of its own."""
+        return self._fleet
 
     @property
     def open_connections(self) -> int:

@@ -15,7 +15,18 @@ ROLES = ("documents", "document_changes", "leadership", "members", "touched_node
 
 def as_before_versions(db: Connection) -> None:
     """Make the schema what it was before databases carried a version, with all rows."""
-    for name in ("alembic_version", "serving", "proofs", "api_tokens", "api_requests", *ROLES):
+    for name in (
+        "alembic_version",
+        "serving",
+        "proofs",
+        "api_tokens",
+        "api_requests",
+        "console_sessions",
+        "console_links",
+        "release_hours",
+        "known_drifts",
+        *ROLES,
+    ):
         db.execute(f"DROP TABLE {name}")
     ours = ("receipts_newest", "receipts_by_release", "receipts_by_age", "merged_intervals_by_cohort", "alerts_by_kind")
     for name in (*ours, "ix_certificates_not_after"):

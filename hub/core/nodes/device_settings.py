@@ -37,6 +37,7 @@ class SetNodeSettings(Fact):
     unset: Annotated[tuple[Annotated[str, Field(max_length=80)], ...], Field(max_length=UNSET_MAX)] = ()
     if_serial: Annotated[int, Field(ge=0)] | None = None  # Serial of the one node's settings that the asker has seen.
     breaking: bool = False  # Set labels although programs would not work with the release that their node then gets.
+    why: Annotated[str, Field(max_length=500)] | None = None  # The asker's reason, kept with what is done.
 
     @property
     def changes_labels(self) -> bool:

@@ -15,6 +15,7 @@ from schemas.rollout import Carriage, Gate
 from schemas.windows import Windows
 
 Percent = Annotated[int, Field(ge=1, le=100)]
+WHY_CHARACTERS_MAX = 500
 SelectorText = str  # As `schemas.selectors.parse` takes it, which bounds its length and says how to do without.
 
 
@@ -23,6 +24,7 @@ class _Asked(Fact):
 
     # Serial of the signed statement that the asker has seen: where another one is signed by now, nothing is done.
     if_serial: Annotated[int, Field(ge=0)] | None = None
+    why: Annotated[str, Field(max_length=WHY_CHARACTERS_MAX)] | None = None  # The asker's reason, kept with what is done.
 
 
 class NamedStage(Fact):
@@ -38,6 +40,7 @@ class Start(_Asked):
     version: Version
     deployment: ModelName | None = None
     where: SelectorText | None = None
+    priority: Annotated[int, Field(ge=0, le=PRIORITY_MAX)] | None = None  # That of a deployment that it makes.
     labels: Annotated[dict[Label, Label], Field(max_length=LABELS_MAX, default_factory=dict)]  # Required besides `where`.
     stages: Annotated[tuple[Percent | NamedStage, ...], Field(min_length=1, max_length=STAGES_MAX)] = (100,)
     # Stages that do not begin before `Approve`, by their percentage or name.

@@ -140,7 +140,7 @@ def place_of(model: Model, wish: Start, nodes: Sequence[NodeFacts]) -> Place:
             Code.ROLLOUT_INVALID,
             f"there is no deployment {name} of {model.name}; there are {model.names}: give --where SELECTOR to make it",
         )
-    return _new_place(model, name, selector, None, nodes)
+    return _new_place(model, name, selector, wish.priority, nodes)
 
 
 def _new_place(model: Model, name: str, selector: tuple[Requirement, ...], priority: int | None, nodes: Sequence[NodeFacts]) -> Place:

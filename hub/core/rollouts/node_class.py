@@ -6,7 +6,7 @@ Every node stands in exactly one class, so that the classes add up to the nodes 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from hub.core.rollouts import refusals
 from hub.core.rollouts.fleet import Node, failure_of
@@ -17,16 +17,18 @@ from schemas.errors import Code
 from schemas.state import Finding, Slot
 
 __all__ = ["BY_NEED", "CLASSES", "ClassName", "NodeClass", "class_of", "totals"]
+Wait = Literal["stage", "approval", "window", "budget", "clock", "halt", "release"]
 _STEPS: Final = {"fetching": "fetching", "staged": "testing", "testing": "testing", "shadow": "compared beside what it serves"}
 
 
 @dataclass(frozen=True, slots=True)
 class NodeClass:
-    """Hold the class of one node, the code where there is one, and the sentence that says why."""
+    """Hold the class of one node, the code where there is one, the sentence that says why, and in one word what it waits for."""
 
     name: ClassName
     sentence: str
     code: str = ""
+    waits_for: Wait | None = None  # Where it waits.
 
 
 def class_of(
@@ -88,11 +90,12 @@ def _unreachable(node: Node, silent_seconds: float, *, is_late: bool) -> NodeCla
 
 def _to_move(deployment: Deployment, node: Node, slot: Slot | None, clock: Finding | None, disk: str) -> NodeClass:
     if clock is not None:
-        return NodeClass("waiting", f"waits: {clock.reason}", clock.code)
+        return NodeClass("waiting", f"waits: {clock.reason}", clock.code, "clock")
     if deployment.state == "halted":
-        return NodeClass("waiting", "waits: the rollout is halted")
+        return NodeClass("waiting", "waits: the rollout is halted", waits_for="halt")
     if not is_reached(deployment, node.facts):
-        return NodeClass("waiting", _later(deployment, node))
+        sentence, wait = _later(deployment)
+        return NodeClass("waiting", sentence, waits_for=wait)
     found = _under_way(slot, deployment.release.digest)
     return NodeClass("moving", f"is held up by its own disk: {disk}", disk) if disk and not found.code else found
 
@@ -102,17 +105,19 @@ def _from_nothing(deployment: Deployment, slot: Slot | None) -> NodeClass:
     fallback = deployment.fallback
     if fallback is None:
         code = Code.ROLLOUT_TAKEN_BACK
-        return NodeClass("waiting", f"serves nothing: {deployment.release.version} was its first release, and was taken back", code)
+        return NodeClass(
+            "waiting", f"serves nothing: {deployment.release.version} was its first release, and was taken back", code, "release"
+        )
     found = _under_way(slot, fallback.digest)
     return NodeClass("moving", f"serves nothing, and is to serve {fallback.version}: {found.sentence}", found.code)
 
 
-def _later(deployment: Deployment, node: Node) -> str:
+def _later(deployment: Deployment) -> tuple[str, Wait]:
     """Say for which stage a node waits, where that is certain: its own by a selector, or the one that needs approval."""
     following = deployment.stages[deployment.stage + 1 :]
     if following and following[0].approve:
-        return f"waits for a later stage, and stage {deployment.stage + 2} ({words_of(following[0])}) needs approval"
-    return "waits for a later stage"
+        return f"waits for a later stage, and stage {deployment.stage + 2} ({words_of(following[0])}) needs approval", "approval"
+    return "waits for a later stage", "stage"
 
 
 def _waits(slot: Slot | None, digest: bytes) -> bool:
@@ -131,9 +136,9 @@ def _step(slot: Slot | None, digest: bytes) -> NodeClass:
     if slot is None or slot.target != digest or slot.state not in {*_STEPS, "out_of_budget"}:
         return NodeClass("moving", "was reached, and has not begun yet")
     if slot.code == Code.WINDOW_CLOSED:
-        return NodeClass("waiting", "waits for its time of the week", slot.code)
+        return NodeClass("waiting", "waits for its time of the week", slot.code, "window")
     if slot.state == "out_of_budget":
-        return NodeClass("waiting", f"waits for its budget: {slot.code}", slot.code)
+        return NodeClass("waiting", f"waits for its budget: {slot.code}", slot.code, "budget")
     if slot.code:
         return NodeClass("moving", f"is fetching, and is held up: {slot.code}", slot.code)
     if slot.state == "fetching" and slot.bytes_planned:

@@ -234,6 +234,7 @@ class SettingsKeeper:
             text += f"; {counted(len(job.refused), 'node')} were left out: {next(iter(job.refused.values())).reason}"
         if changed:
             body = {"node": wish.node, "where": wish.where, "count": len(changed), "nodes": changed[:NAMES_KEPT], **job.change}
+            body |= {"why": wish.why} if wish.why else {}
             self._store.add_event("device", f"{text}: {said(wish)}", body, actor=job.command.actor)
         self._commands.finish(job.command.id, text=text)
 

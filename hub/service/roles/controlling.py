@@ -16,6 +16,7 @@ from hub.service.nodes.device_settings import SettingsKeeper
 from hub.service.roles.rival_hubs import RivalHubs
 from hub.service.roles.shared_parts import Common, Handle, Role, Work
 from hub.service.rollouts.controller import Controller
+from hub.service.rollouts.release_history import ReleaseHistory
 from hub.service.telemetry.drift_job import Settling
 from hub.service.telemetry.receipt_requests import ReceiptRequests
 from hub.signing.signatures import ReplaceableSigner
@@ -87,6 +88,7 @@ class Controlling(Role):
             traces=common.traces,
             speaks_against=lambda manifest: checks.against(manifest, required) if required else (),
         )
+        self._history = ReleaseHistory(store.database, listening=common.listening, wall=wall, monotonic=monotonic)
         self._housekeeping = Housekeeping(store, settings, needed_from=self.controller.needed_from, monotonic=monotonic)
         self.node_settings = SettingsKeeper(
             repository=common.repository,
@@ -194,4 +196,5 @@ class Controlling(Role):
             return
         began = self._common.monotonic()
         work(lambda: self.settling.tick(lambda: self._common.monotonic() - began >= SETTLE_SECONDS))
+        work(self._history.tick)
         work(self._housekeeping.tick)

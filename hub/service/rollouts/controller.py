@@ -192,7 +192,7 @@ class Controller:
             after, text = self._obey(before, command)
             changed = after != before
             if changed:
-                self._sign(before, after, text, actor=command.actor)
+                self._sign(before, after, text, actor=command.actor, why=_why(command))
         except Refused as refusal:
             log.warning("command.refused", kind=command.kind, model=command.model, code=str(refusal.code), reason=refusal.reason)
             self._store.finish_command(command.id, ok=False, text=refusal.reason, code=str(refusal.code))
@@ -427,7 +427,7 @@ class Controller:
 
     # Durability
 
-    def _sign(self, before: Model, after: Model, *texts: str, actor: str | None = None) -> None:
+    def _sign(self, before: Model, after: Model, *texts: str, actor: str | None = None, why: str = "") -> None:
         """Sign a model's deployments, then what earlier nodes read, then keep the working state."""
         now = datetime.fromtimestamp(self._wall(), UTC)
         statement = after.statement(expires=int((now + life("rollouts")).timestamp()))
@@ -437,7 +437,7 @@ class Controller:
         signed = replace(after, serial=statement.serial, expires=statement.expires)
         self._models[after.name] = signed  # Whatever fails from here on, no other statement gets this serial.
         self._inform_earlier_nodes(signed)
-        self._keep(before, signed, *texts, actor=actor)
+        self._keep(before, signed, *texts, actor=actor, why=why)
 
     def _inform_earlier_nodes(self, model: Model) -> None:
         """Sign the rollout that earlier nodes read, where it says something else than before: each is sent to every node.
@@ -465,7 +465,7 @@ class Controller:
         self._repository.set_rollout(model.name, codec.encode(wanted), rollouts=self._signer, now=now)
         log.info("rollout.signed_for_earlier_nodes", model=wanted.model, serial=wanted.serial, state=wanted.state, percent=wanted.percent)
 
-    def _keep(self, before: Model, after: Model, *texts: str, actor: str | None = None) -> None:
+    def _keep(self, before: Model, after: Model, *texts: str, actor: str | None = None, why: str = "") -> None:
         happened = list(texts)
         for progress in after.rollouts:
             known = before.get(progress.name)
@@ -474,11 +474,11 @@ class Controller:
                 text = happened.pop(0) if happened and is_new else ""
                 differs = change_of(known.deployment if known is not None else None, progress.deployment)
                 change = {**differs, "reason": progress.reason or None}
-                self._store.put_rollout_row(self._row(after, progress), happened=text, actor=actor, change=change)
+                self._store.put_rollout_row(self._row(after, progress), happened=text, actor=actor, change=change, why=why)
         for progress in before.rollouts:
             if after.get(progress.name) is None:
                 text, change = happened.pop(0) if happened else "", change_of(progress.deployment, None)
-                self._store.drop_rollout_row(after.name, progress.name, text, actor=actor, change=change)
+                self._store.drop_rollout_row(after.name, progress.name, text, actor=actor, change=change, why=why)
         self._models[after.name] = after
 
     def _row(self, model: Model, progress: core.Progress) -> RolloutRow:
@@ -556,3 +556,8 @@ class Controller:
 def _runs(model: Model) -> bool:
     """Return whether a rollout of the model moves, so that its gates are looked at all the time."""
     return any(one.deployment.state == "running" for one in model.rollouts)
+
+
+def _why(command: CommandRow) -> str:
+    """Return the reason that was given with a command; "" where there is none."""
+    return "" if isinstance(command.command, Refused) else command.command.why or ""

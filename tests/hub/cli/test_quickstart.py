@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
+import httpx
 import pytest
 
 from tests.hub.hubs import until
@@ -98,6 +100,11 @@ def test_it_answers_and_ctrl_c_leaves_a_folder_that_can_be_used(plant: Path, tmp
     process = begin(plant, log=log)
     until("its answer", lambda: "They run until Ctrl-C" in log.read_text() or process.poll() is not None)
     assert "node-1 answered: arr_delay -0.60, by delay@1.0.0" in log.read_text()
+    until("its addresses", lambda: "They run until Ctrl-C" in log.read_text())
+    assert re.search(r"^console  http://127\.0\.0\.1:\d+$", log.read_text(), flags=re.MULTILINE)
+    link = re.search(r"sign in to the console once, within 15 minutes: (http://\S+/login\?once=[\w-]{43})", log.read_text())
+    assert link is not None
+    assert b"Sign in as" in httpx.get(link[1], timeout=60).content
     second = run("quickstart", plant)
     nodes = json.loads(on(plant, "nodes", "--json").stdout)
     states = [one["state"] for one in json.loads(on(plant, "rollout", "status", "--json").stdout)]

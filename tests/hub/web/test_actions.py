@@ -1,5 +1,6 @@
 """What operators do over the API, with a hub that obeys: each request once, against what was seen, in the name of the token."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.hub.web.fleets import Asked
@@ -116,3 +117,15 @@ def test_a_request_that_no_hub_obeys_is_an_operation_that_can_be_followed(here: 
     assert (asked.status_code, asked.json()["state"]) == (202, "open")
     assert here.get(f"/operations/{asked.json()['id']}")["state"] == "open"
     assert (unknown.status_code, unknown.json()["code"]) == (404, "release.unknown")
+
+
+def test_a_link_to_the_console_is_printed_and_a_hub_that_does_not_run_has_none(running: Asked, unused: Asked) -> None:
+    done = running.made.run("console", "--role", "viewer", "--actor", "ada", "--json")
+    found = json.loads(done.stdout)
+    page = running.client.get(found["sign_in"])
+    none = unused.made.run("console")
+
+    assert found["sign_in"].startswith(f"{found['console']}/login?once=")
+    assert "Sign in as ada, viewer?" in page.text
+    assert none.returncode == 4
+    assert "no console runs: start `fleetcast hub`" in none.stderr

@@ -70,6 +70,7 @@ def test_a_client_that_comes_again_goes_on_behind_the_last_event(listening: Aske
 
 
 def test_a_client_without_an_id_sees_what_is_new(listening: Asked) -> None:
+    listening.get("/fleet")  # The first request loads what the API is made of.
     store, began = listening.fleet.store, listening.fleet.store.last_event_id()
 
     assert ids_of(listening, 1, once_open=lambda: store.add_event("broker", "new", {})) == [began + 1]

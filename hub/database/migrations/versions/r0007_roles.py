@@ -3,7 +3,7 @@
 from alembic import op
 from sqlalchemy import BigInteger, Boolean, Column, Double, Integer, LargeBinary, String, Text
 
-revision, down_revision = "0004", "0003"
+revision, down_revision = "0007", "0006"
 
 
 def _characters(most: int) -> String:

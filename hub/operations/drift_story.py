@@ -1,10 +1,9 @@
-"""What `fleetcast drift explain` shows: the counts of a stream beside its reference, and its tests over time. Prints and draws nothing."""
+"""Tell what a stream shows: its counts beside its reference, and its tests over time. Prints and draws nothing."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from fleetcast.counted import counted
-from hub.cli.time_arguments import written
 from hub.core.drift import accuracy, interval_significance, periods, shift_size
 from hub.core.drift.compare import Comparison, compare
 from hub.core.drift.episodes import Episode
@@ -15,6 +14,7 @@ from hub.core.rollouts import active_alarms
 from hub.database.drift_queries import Asked, Findings, Key
 from hub.database.rows import IntervalRow, StreamRow
 from hub.operations.drift_rows import known_streams
+from hub.operations.moments import written
 from hub.service.rollouts.release_lookup import Releases
 from hub.service.telemetry import redaction
 from schemas.analytics_messages import Drift, MergedWindow, SignalDrift

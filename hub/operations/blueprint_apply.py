@@ -1,0 +1,194 @@
+"""Apply a blueprint: change after change, each sent to the hub and answered before the next one, so that a crash leaves a beginning of it.
+
+To apply again goes on from there, for what is done is no difference any more. A command carries the serial that was seen: one that a killed
+apply left in the queue, or that somebody sends meanwhile, is not obeyed twice.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from fleetcast.counted import counted
+from hub.core.blueprint import diff
+from hub.core.blueprint.changes import Change, SettingsChanged
+from hub.core.nodes.device_settings import Chosen, merged
+from hub.database.blueprint_rows import Blueprints
+from hub.database.node_commands import NodeCommands
+from hub.operations.blueprint import Options, Plan, plan
+from hub.operations.blueprint_lock import alone
+from hub.operations.deployed import model_of
+from hub.operations.node_changes import document_of
+from hub.operations.opened_fleet import OpenedFleet
+from schemas.errors import Code, Refused, Unreachable
+
+ANSWER_SECONDS: Final = 15.0  # How long a running hub may take to obey.
+NODES_PER_SECOND: Final = 20.0  # How many nodes' settings a hub signs on a slow disk.
+LOOK_SECONDS: Final = 0.1
+STALE_MAX: Final = 20  # Times that a rollout of the model may go on between reading and asking.
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """Say how an apply ended."""
+
+    revision: int
+    changes: int  # That were made.
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Report a change that was made, with what the hub says of it."""
+
+    number: int
+    of: int
+    change: Change
+    text: str
+
+
+def apply(
+    fleet: OpenedFleet,
+    approved: Plan,
+    options: Options | None = None,
+    *,
+    report: Callable[[Done], None] = lambda done: None,
+    answer_seconds: float = ANSWER_SECONDS,
+) -> Applied:
+    """Apply what was planned and approved, in the name of the actor in whose name the fleet is open.
+
+    Raises:
+        Refused: BLUEPRINT_BUSY: another apply runs. REQUEST_STALE: the fleet has changed since the plan. BLUEPRINT_HELD: something speaks
+            against a change. Or the hub refused a change; what came before it is done.
+        Unreachable: no hub answered in time.
+    """
+    options = options or Options()
+    with alone(fleet.directory, actor=fleet.store.database.actor, what=approved.written.name):
+        now = plan(fleet, approved.written, options)
+        if [one.change for one in now.planned] != [one.change for one in approved.planned]:
+            seen, found = counted(len(approved.planned), "change"), counted(len(now.planned), "change")
+            reason = (
+                f"the fleet has changed since you looked: you saw {seen}, and now it is {found}, or others: look at the difference again"
+            )
+            raise Refused(Code.REQUEST_STALE, reason)
+        for one in now.planned:
+            if one.held:
+                raise Refused(Code.BLUEPRINT_HELD, f"{one.change.sentence}: {one.held}")
+        return _Applying(fleet, now, options, report, answer_seconds).run()
+
+
+class _Applying:
+    """Hold one apply that runs."""
+
+    def __init__(self, fleet: OpenedFleet, asked: Plan, options: Options, report: Callable[[Done], None], answer_seconds: float) -> None:
+        self._fleet, self._plan, self._options, self._report, self._answer_seconds = fleet, asked, options, report, answer_seconds
+        self._blueprints, self._commands = Blueprints(fleet.store.database), NodeCommands(fleet.store.database)
+        self._done = 0
+
+    def run(self) -> Applied:
+        """Do it all, and keep how it ended."""
+        in_force, same, changes = self._plan.in_force, self._plan.same_as, self._plan.planned
+        if not changes and same is not None and same == in_force and in_force.state == "applied":
+            return Applied(in_force.revision, 0)
+        same_as = same.revision if same is not None and same != in_force else None
+        revision = self._blueprints.begin(self._plan.written.text, changes=len(changes), same_as=same_as).revision
+        try:
+            self._change()
+            self._check()
+        except (Refused, Unreachable) as error:
+            reason = error.reason if isinstance(error, Refused) else str(error)
+            self._finish(revision, "failed", reason)
+            made = f"{self._done} of {counted(len(changes), 'change')} made, as revision {revision}"
+            so_far = f"{made}; `fleetcast apply` again goes on from there"
+            if isinstance(error, Refused):
+                raise Refused(error.code, f"{reason} ({so_far})") from None
+            raise Unreachable(f"{reason} ({so_far})") from None
+        except KeyboardInterrupt:
+            self._finish(revision, "failed", "it was interrupted")
+            raise
+        self._finish(revision, "applied", "")
+        return Applied(revision, self._done)
+
+    def _finish(self, revision: int, state: str, reason: str) -> None:
+        of = counted(len(self._plan.planned), "change")
+        text = f"blueprint revision {revision} was {'applied' if state == 'applied' else 'not applied whole'}: {self._done} of {of}"
+        self._blueprints.finish(
+            revision,
+            state="applied" if state == "applied" else "failed",
+            done=self._done,
+            reason=reason,
+            text=f"{text}; {reason}" if reason else text,
+        )
+
+    def _change(self) -> None:
+        for one in self._plan.planned:
+            if isinstance(one.change, SettingsChanged):
+                self._set(one.change)
+        for model in self._plan.wanted.models:
+            self._move(model)
+
+    def _set(self, change: SettingsChanged) -> None:
+        """Send settings of nodes, unless they are so by now."""
+        repository = self._fleet.repository
+        present = {name: Chosen.of(document_of(repository, name)) for name in change.nodes}
+        if any(merged(chosen, change.wish) != chosen for chosen in present.values()):
+            wish = change.wish.model_copy(update={"breaking": True}) if self._options.breaking else change.wish
+            number = self._commands.add(wish)
+            seconds = max(self._answer_seconds, len(change.nodes) / NODES_PER_SECOND)
+            self._made(change, self._answer(lambda: self._commands.get(number), number, seconds))
+
+    def _move(self, model: str) -> None:
+        """Send what a model needs, one change after another: each follows from what the hub has signed by then."""
+        approved = [one.change for one in self._plan.planned]
+        store, last, stale = self._fleet.store, None, 0
+        while True:
+            present = model_of(self._fleet.repository, model)
+            change = diff.of_model(self._plan.wanted.models[model], present)
+            if change is None:
+                return
+            if change not in approved:
+                reason = f"{model} was changed while the blueprint was applied, and now needs a change that you did not approve"
+                raise Refused(Code.REQUEST_STALE, f"{reason}: {change.sentence}")
+            if change == last:
+                raise Refused(Code.ROLLOUT_INVALID, f"the hub has obeyed, and yet this is still to be done: {change.sentence}")
+            command = change.command(now=int(time.time()), breaking=self._options.breaking, supersede=self._options.supersede)
+            if present.serial:
+                command = command.model_copy(update={"if_serial": present.serial})
+            number = store.add_command(model, command)
+            try:
+                text = self._answer(lambda number=number: store.command(number), number, self._answer_seconds)  # type: ignore[misc]
+            except Refused as refusal:
+                stale += 1
+                if refusal.code is Code.REQUEST_STALE and stale < STALE_MAX:
+                    continue
+                raise Refused(refusal.code, f"{change.sentence}: {refusal.reason}") from None
+            last = change
+            self._made(change, text)
+
+    def _made(self, change: Change, text: str) -> None:
+        self._done += 1
+        newest = self._blueprints.newest()
+        if newest is not None:
+            self._blueprints.count(newest.revision, self._done)
+        self._report(Done(self._done, len(self._plan.planned), change, text))
+
+    def _check(self) -> None:
+        """Check that nothing differs any more: the hub may have left nodes out."""
+        left = plan(self._fleet, self._plan.written, self._options).planned
+        if left:
+            raise Refused(Code.BLUEPRINT_HELD, f"all was sent, and yet {counted(len(left), 'change')} is left: {left[0].change.sentence}")
+
+    def _answer(self, get: Callable[[], object], number: int, seconds: float) -> str:
+        """Wait until the hub has obeyed, and return what it says.
+
+        Raises:
+            Refused: it has refused.
+            Unreachable: no answer in time.
+        """
+        until = time.monotonic() + seconds
+        while (answer := get()) is None or getattr(answer, "state", "open") == "open":
+            if time.monotonic() >= until:
+                raise Unreachable(f"no hub has answered in time; command {number} stays queued: does `fleetcast hub` run?")
+            time.sleep(LOOK_SECONDS)
+        if getattr(answer, "state", "") == "refused":
+            raise Refused(Code(getattr(answer, "code", "")), getattr(answer, "text", ""))
+        return str(getattr(answer, "text", ""))

@@ -1,0 +1,109 @@
+"""Sum up what a day has cost in bytes, by link, release or site: planned, received, reused and wasted, by receipts and reports."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from sqlalchemy import select
+
+from hub.core.rollouts.fleet import Node
+from hub.database import tables
+from hub.database.connection import Database
+from schemas import codec
+from schemas.receipt import Receipt, SealedReceipt
+
+DAY: Final = 86_400
+RECEIPTS_MAX: Final = 20_000  # A day with a rollout to ten thousand nodes, and its way back.
+UNKNOWN_LINK: Final = "not reported"
+By = Literal["link", "release", "site", "node"]
+# States of a slot whose transfer has not ended in a receipt yet.
+UNDER_WAY: Final = frozenset({"fetching", "out_of_budget", "staged", "testing", "shadow"})
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Hold one node's bytes of one release."""
+
+    node: str
+    link: str
+    site: str
+    release: str  # model@version
+    planned: int
+    received: int
+    reused: int
+    wasted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """Hold the bytes of several transfers."""
+
+    name: str
+    nodes: int
+    planned: int
+    received: int
+    reused: int
+    wasted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """Hold the transfers of a day; `is_cut`: there were more receipts than are read."""
+
+    transfers: tuple[Transfer, ...]
+    is_cut: bool
+
+
+def of_day(database: Database, nodes: Mapping[str, Node], *, day: int, now: int) -> Day:
+    """Return what nodes fetched on the day that begins at `day` (UTC): by its receipts, and today also what is under way."""
+    table = tables.receipts.c
+    query = (
+        select(table.node, table.model, table.version, table.sealed)
+        .where(table.received_at >= day, table.received_at < day + DAY, table.outcome != "refused", table.version.is_not(None))
+        .order_by(table.received_at.desc())
+        .limit(RECEIPTS_MAX + 1)
+    )
+    with database.read() as db:
+        rows = db.execute(query).all()
+    found: dict[tuple[str, str], Transfer] = {}
+    for row in rows[:RECEIPTS_MAX]:
+        evidence = codec.decode(Receipt, codec.decode(SealedReceipt, row.sealed).body).evidence
+        if evidence is not None and evidence.bytes_planned:
+            counts = (evidence.bytes_planned, evidence.bytes_received, evidence.bytes_reused, evidence.bytes_wasted)
+            release = f"{row.model}@{row.version}"
+            found.setdefault((row.node, release), Transfer(row.node, *_where(nodes.get(row.node)), release, *counts))
+    if day <= now < day + DAY:
+        for one in _under_way(nodes.values()):
+            found[one.node, one.release] = one
+    return Day(tuple(found.values()), len(rows) > RECEIPTS_MAX)
+
+
+def _under_way(nodes: Iterable[Node]) -> Iterable[Transfer]:
+    for node in nodes:
+        for slot in node.state.slots:
+            if slot.bytes_planned and slot.state in UNDER_WAY and slot.target_version:
+                counts = (slot.bytes_planned, slot.bytes_received, slot.bytes_reused, slot.bytes_wasted)
+                yield Transfer(node.name, *_where(node), f"{slot.model}@{slot.target_version}", *counts)
+
+
+def _where(node: Node | None) -> tuple[str, str]:
+    if node is None:
+        return UNKNOWN_LINK, ""
+    return node.state.link or UNKNOWN_LINK, node.labels.get("site", "")
+
+
+def sums(transfers: Iterable[Transfer], by: By) -> list[Sum]:
+    """Return the sums, those that received most first."""
+    groups: dict[str, list[Transfer]] = {}
+    for one in transfers:
+        groups.setdefault(getattr(one, by), []).append(one)
+    found = [total(name, mine) for name, mine in groups.items()]
+    return sorted(found, key=lambda one: (-one.received, one.name))
+
+
+def total(name: str, transfers: Iterable[Transfer]) -> Sum:
+    """Return the sum of transfers."""
+    mine = list(transfers)
+    nodes = len({one.node for one in mine})
+    columns = ((one.planned, one.received, one.reused, one.wasted) for one in mine)
+    return Sum(name, nodes, *(sum(column) for column in zip(*columns, strict=True))) if mine else Sum(name, 0, 0, 0, 0, 0)

@@ -1,0 +1,105 @@
+"""Answer who did what: changes of the fleet, the newest first."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from hub.database.rows import EventRow
+from hub.web.console.moments import moment
+from hub.web.console.page import Answer, Page, View
+from hub.web.console.pages.alerts import before_of
+from hub.web.console.pages.nodes import limit_of
+from hub.web.console.sentence import path
+from hub.web.pages import cursor_of
+from schemas.errors import Code, Refused
+
+SCAN_MAX: Final = 10_000
+PAGE: Final = 500
+TEXT_MAX: Final = 64
+FILTERS: Final = ("actor", "model", "node", "kind")
+
+
+def load(view: View) -> Answer:
+    """Return a page of changes."""
+    asked = {name: view.query[name] for name in FILTERS if view.query.get(name)}
+    for name, text in asked.items():
+        if len(text) > TEXT_MAX or not text.isprintable():
+            raise Refused(Code.REQUEST_INVALID, f"{name} has at most {TEXT_MAX} printable characters")
+    limit, before = limit_of(view.query), before_of(view.query)
+    rows, more = _read(view, asked, before, limit)
+    kept = {**{name: view.query.get(name) for name in FILTERS}, "limit": view.query.get("limit")}
+    chips = [(f"{name} {text}", path("audit", **{**kept, name: None})) for name, text in asked.items()]
+    return Answer(
+        _sentence(asked),
+        f"fleetcast history{''.join(f' --{name} {text}' for name, text in asked.items() if name in {'actor', 'model', 'node'})}",
+        {
+            "rows": [_row(one, view.now) for one in rows],
+            "chips": chips,
+            "next": path("audit", **kept, cursor=cursor_of([rows[-1].id])) if more and rows else "",
+            "first_page": path("audit", **kept) if before is not None else "",
+        },
+        title="audit",
+    )
+
+
+def _sentence(asked: Mapping[str, str]) -> str:
+    if not asked:
+        return "Who did what"
+    return "Changes with " + ", ".join(f"{name} {text}" for name, text in asked.items())
+
+
+def _read(view: View, asked: Mapping[str, str], before: int | None, limit: int) -> tuple[list[EventRow], bool]:
+    found: list[EventRow] = []
+    scanned, size = 0, limit + 1
+    while scanned < SCAN_MAX:
+        page = view.fleet.store.changes(limit=size, before_id=before)
+        for row in page:
+            before, scanned = row.id, scanned + 1
+            if _matches(row, asked):
+                found.append(row)
+                if len(found) > limit:
+                    return found[:limit], True
+        if len(page) < size:
+            return found, False
+        size = PAGE
+    return found, True
+
+
+def _matches(row: EventRow, asked: Mapping[str, str]) -> bool:
+    nodes = {row.body.get("node"), row.body.get("name"), *row.body.get("nodes", ())}
+    return (
+        asked.get("actor") in {None, row.actor}
+        and asked.get("kind") in {None, row.kind}
+        and asked.get("model") in {None, row.body.get("model")}
+        and ("node" not in asked or asked["node"] in nodes)
+    )
+
+
+def _row(row: EventRow, now: int) -> dict[str, Any]:
+    body = row.body
+    model, node, version = body.get("model"), body.get("node"), body.get("version")
+    if model and version:
+        what, address = f"{model} {version}", path("models", str(model), "releases", str(version))
+    elif model:
+        what, address = str(model), path("models", str(model))
+    else:
+        what, address = (str(node), path("nodes", str(node))) if node else ("", "")
+    before, after = body.get("before"), body.get("after")
+    return {
+        "id": row.id,
+        "at": moment(row.at, now),
+        "actor": row.actor or "",
+        "actor_at": path("audit", actor=row.actor) if row.actor else "",
+        "kind": row.kind,
+        "text": row.text,
+        "object": what,
+        "object_at": address,
+        "change": f"{_short(before)} → {_short(after)}" if before is not None or after is not None else "",
+        "reason": str(body.get("why") or body.get("reason") or ""),
+    }
+
+
+def _short(value: Any) -> str:
+    return "nothing" if value is None else str(value)
+
+
+PAGES: Final = (Page("/audit", "audit.html", load, "Audit", frozenset({*FILTERS, "cursor", "limit"})),)

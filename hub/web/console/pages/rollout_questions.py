@@ -1,0 +1,244 @@
+"""Ask before a rollout is halted, taken back, approved, retried or resumed: what happens, to how many nodes, at what cost."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from fleetcast.counted import counted as number_of
+from fleetcast.counted import verb
+from hub.core.rollouts import commands
+from hub.core.rollouts.tally import retries_of
+from hub.operations import rollouts
+from hub.operations.node_classes import NodeLine
+from hub.operations.queueing import queue
+from hub.web.console.moments import counted
+from hub.web.console.page import Asking, Done, Given, Question, View
+from hub.web.console.pages.rollout import PATH
+from hub.web.console.pages.rollout_facts import RolloutFacts, rollout_of
+from hub.web.console.sentence import short
+from schemas.errors import Code, Refused
+
+NAMED_MAX: Final = 3
+MEGABYTE: Final = 1_000_000
+
+
+def ask_halt(view: View) -> Asking:
+    """Return the question behind Halt."""
+    facts = _facts(view, {"running"}, "halted")
+    serving = {line.node.name for line in facts.serving}
+    others = [line for line in facts.lines if line.node.name not in serving]
+    begun = sum(line.found.name == "moving" and _has_begun(line) for line in others)
+    keep = f"{number_of(len(facts.serving), 'node')} {verb(len(facts.serving), 'keep')} {facts.deployment.release.version}"
+    stay = (
+        f"{counted(len(others))} {verb(len(others), 'stay')} on what {'it serves' if len(others) == 1 else 'they serve'}{_versions(others)}"
+    )
+    stop = f" {begun} of them {'has' if begun == 1 else 'have'} begun to fetch and will stop." if begun else ""
+    return Asking(
+        heading=f"Halt {facts.title}?",
+        text=f"{keep}, {stay}.{stop} Nothing is removed; you can resume.",
+        no="Leave it running",
+        yes=f"Halt {facts.title}",
+        cli=_cli("halt", facts),
+        back_to=facts.href,
+        etag=facts.etag,
+        is_stop=True,
+        figure=_figure(facts),
+    )
+
+
+def ask_back(view: View) -> Asking:
+    """Return the question behind Take back."""
+    facts = _facts(view, {"running", "halted", "done"}, "taken back")
+    serving, rest = facts.serving, len(facts.lines) - len(facts.serving)
+    before = {line.node.name: _before(line, facts) for line in serving}
+    to = Counter(before.values())
+    known = _known_versions(facts)
+    where = ", ".join(
+        f"{count} to {known.get(digest, 'an earlier release') if digest else 'no release, as before'}" for digest, count in to.most_common()
+    )
+    holds = sum(_holds(line, before[line.node.name]) for line in serving)
+    missing = len(serving) - holds
+    cost = "0 bytes: all hold it." if not missing else f"{holds} of {len(serving)} hold it, the others fetch it."
+    each = (
+        f"Each goes back to what it served before: {where}. {cost}"
+        if len(serving) > 1
+        else f"It goes back to what it served before: {where}. {cost}"
+    )
+    text = each if serving else "No node serves it yet. Those that fetch it stop."
+    return Asking(
+        heading=f"Take {number_of(len(serving), 'node')} back?" if serving else f"Take {facts.title} back?",
+        text=f"{text} {number_of(rest, 'node')} {'is' if rest == 1 else 'are'} not touched.",
+        no="Leave it" if len(serving) == 1 else "Leave them",
+        yes=f"Take {len(serving)} back" if serving else "Take it back",
+        cli=_cli("back", facts),
+        back_to=facts.href,
+        etag=facts.etag,
+        is_stop=True,
+        needs_reason=True,
+        figure=_figure(facts),
+    )
+
+
+def ask_approve(view: View) -> Asking:
+    """Return the question behind Approve."""
+    facts = _facts(view, {"running", "halted"}, "approved")
+    if not facts.may_approve:
+        raise Refused(Code.ROLLOUT_INVALID, f"no stage of {facts.name} waits for approval now")
+    at = facts.deployment.stage + 1
+    mine, version = facts.of_stage[at], facts.deployment.release.version
+    move = f"{number_of(len(mine), 'node')} {verb(len(mine), 'move')} to {version}"
+    return Asking(
+        heading=f"Approve stage {at + 1}?",
+        text=f"When stage {at} has passed, {move}{_cost(facts, mine)}.",
+        no="Not yet",
+        yes=f"Approve {number_of(len(mine), 'node')}",
+        cli=_cli("approve", facts),
+        back_to=facts.href,
+        etag=facts.etag,
+        figure=_figure(facts),
+    )
+
+
+def ask_retry(view: View) -> Asking:
+    """Return the question behind Retry."""
+    facts = _facts(view, {"running", "halted", "done"}, "retried")
+    failed = sorted(facts.failed, key=lambda line: line.node.name)
+    if not failed:
+        raise Refused(Code.ROLLOUT_INVALID, f"no node of {facts.name} has failed, so that there is nothing to try again")
+    names = [short(line.node.name) for line in failed[:NAMED_MAX]]
+    more = [f"{counted(len(failed) - NAMED_MAX)} more"] if len(failed) > NAMED_MAX else []
+    who = " and ".join([*([", ".join([*names, *more][:-1])] if len([*names, *more]) > 1 else []), [*names, *more][-1]])
+    own = retries_of(facts.deployment)
+    tries = f" Beside that, each tries again by itself up to {own} times." if own else ""
+    return Asking(
+        heading=f"Retry {len(failed)} failed?",
+        text=f"{who} {verb(len(failed), 'try') if len(failed) > 1 else 'tries'} once more. Their failures count again.{tries}",
+        no="Leave it" if len(failed) == 1 else "Leave them",
+        yes=f"Retry {len(failed)}",
+        cli=_cli("retry", facts),
+        back_to=facts.href,
+        etag=facts.etag,
+        figure=_figure(facts),
+    )
+
+
+def ask_resume(view: View) -> Asking:
+    """Return the question behind Resume."""
+    facts = _facts(view, {"halted"}, "resumed")
+    mine = [line for at in range(facts.deployment.stage + 1) for line in facts.of_stage[at]]
+    begun = sum(_has_begun(line) for line in mine if line.found.name in {"moving", "waiting"})
+    rest = sum(line.found.name in {"moving", "waiting"} for line in mine) - begun
+    fetch = (
+        f"{number_of(begun, 'node')} {'fetches' if begun == 1 else 'fetch'} on, {counted(rest)} {verb(rest, 'begin')} when their turn comes"
+    )
+    return Asking(
+        heading=f"Resume {facts.title}?",
+        text=f"It goes on in stage {facts.deployment.stage + 1}: {fetch}. What failed and what drifted before halts it no more.",
+        no="Leave it halted",
+        yes=f"Resume {facts.title}",
+        cli=_cli("resume", facts),
+        back_to=facts.href,
+        etag=facts.etag,
+        figure=_figure(facts),
+    )
+
+
+def _facts(view: View, states: set[str], done: str) -> RolloutFacts:
+    """Return the rollout that a question is about.
+
+    Raises:
+        Refused: there is none, or its state does not allow it.
+    """
+    facts = rollout_of(view, view.params["model"], view.params["deployment"])
+    if facts.deployment.state not in states:
+        state = facts.deployment.state.replace("_", " ")
+        raise Refused(
+            Code.ROLLOUT_INVALID,
+            f"the rollout of {facts.name} is {state}, and only one that is {' or '.join(sorted(states))} can be {done}",
+        )
+    return facts
+
+
+def _figure(facts: RolloutFacts) -> str:
+    count, state = len(facts.serving), facts.deployment.state.replace("_", " ")
+    return f"{facts.stage}, {state}, {number_of(count, 'node')} {verb(count, 'serve')} {facts.deployment.release.version}"
+
+
+def _cli(word: str, facts: RolloutFacts) -> str:
+    of = f" --deployment {facts.deployment.name}" if facts.deployment.name != "default" else ""
+    return f"fleetcast rollout {word} {facts.model.name}{of}"
+
+
+def _has_begun(line: NodeLine) -> bool:
+    slots = [one for one in line.node.state.slots if one.model == line.model]
+    return any(one.state in {"fetching", "staged", "testing", "shadow"} and one.target != one.serving for one in slots)
+
+
+def _versions(lines: Sequence[NodeLine]) -> str:
+    found = Counter(line.serves or "none" for line in lines)
+    parts = [f"{count} on {version}" if version != "none" else f"{count} on none" for version, count in found.most_common(4)]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _before(line: NodeLine, facts: RolloutFacts) -> bytes:
+    """Return the release that a node served before, as far as its reports say; the fallback of the deployment where they do not."""
+    digest = facts.deployment.release.digest
+    for slot in line.node.state.slots:
+        if slot.model == line.model and slot.last_good not in {None, digest}:
+            return slot.last_good or b""
+    fallback = facts.deployment.fallback
+    return fallback.digest if fallback is not None else b""
+
+
+def _holds(line: NodeLine, digest: bytes) -> bool:
+    return not digest or any(slot.model == line.model and slot.last_good == digest for slot in line.node.state.slots)
+
+
+def _known_versions(facts: RolloutFacts) -> Mapping[bytes, str]:
+    found = {
+        line.node.serving[line.model].digest: line.node.serving[line.model].version
+        for line in facts.lines
+        if line.model in line.node.serving
+    }
+    for one in facts.model.deployments:
+        found[one.release.digest] = one.release.version
+        if one.fallback is not None:
+            found[one.fallback.digest] = one.fallback.version
+    return found
+
+
+def _cost(facts: RolloutFacts, lines: Sequence[NodeLine]) -> str:
+    """Return what the move of nodes costs, by what it has cost those that moved; "" where none has."""
+    digest = facts.deployment.release.digest
+    slots = [slot for line in facts.lines for slot in line.node.state.slots if slot.model == line.model]
+    planned = [slot.bytes_planned for slot in slots if digest in {slot.target, slot.serving} and slot.bytes_planned]
+    if not planned or not lines:
+        return ""
+    each = sum(planned) / len(planned)
+    roaming = sum(line.node.state.link == "roaming" for line in lines)
+    return f": about {_megabytes(each * len(lines))} MB, {_megabytes(each * roaming)} of it roaming"
+
+
+def _megabytes(number: float) -> str:
+    found = number / MEGABYTE
+    return "0" if not found else f"{found:,.0f}" if found >= 10 else f"{found:.2g}"
+
+
+def _done(kind: type[commands.OfDeployment]) -> Callable[[View, Given], Done]:
+    def do(view: View, given: Given) -> Done:
+        facts = rollout_of(view, view.params["model"], view.params["deployment"])
+        wish = {"deployment": facts.deployment.name, "if_serial": int(given.etag), **({"why": given.reason} if given.reason else {})}
+        prepared = rollouts.change(view.fleet, facts.model.name, commands.read_as(kind, json.dumps(wish)))
+        return Done(facts.href, queue(view.fleet, prepared.model, prepared.command))
+
+    return do
+
+
+QUESTIONS: Final = (
+    Question(f"{PATH}/halt", "Halting", "operator", ask_halt, _done(commands.Halt)),
+    Question(f"{PATH}/back", "Taking nodes back", "operator", ask_back, _done(commands.Rollback)),
+    Question(f"{PATH}/approve", "Approving", "operator", ask_approve, _done(commands.Approve)),
+    Question(f"{PATH}/retry", "Retrying", "operator", ask_retry, _done(commands.Retry)),
+    Question(f"{PATH}/resume", "Resuming", "operator", ask_resume, _done(commands.Resume)),
+)

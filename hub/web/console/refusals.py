@@ -1,0 +1,63 @@
+"""Say what is wrong as pages do: one sentence, what mends it, and nothing that a program would need."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from markupsafe import Markup
+
+from fleetcast.error_help import MEANINGS
+from hub.operations.console_sessions import Session
+from hub.web import problems
+from hub.web.console import moments
+from hub.web.console.page import View
+from hub.web.console.sentence import bold, said, shown
+from hub.web.roles import Right, may
+from schemas.errors import Refused
+
+BUG: Final = "That is a bug in fleetcast, not yours. Nothing was changed."
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """Hold what the page of an error says."""
+
+    status: int
+    sentence: str | Markup
+    mend: str | Markup = ""
+    code: str = ""
+    title: str = ""
+
+
+class NotThere(Exception):
+    """Carry what is said where a page's subject is not there."""
+
+    def __init__(self, wrong: Wrong) -> None:
+        super().__init__(wrong.title)
+        self.wrong = wrong
+
+
+def of_refused(refused: Refused, status: int | None = None) -> Wrong:
+    """Return what is said of a refusal."""
+    _, mend = MEANINGS.get(refused.code, ("", "")) if refused.code in MEANINGS else ("", "")
+    text = refused.reason[:1].upper() + refused.reason[1:]
+    return Wrong(status or problems.STATUSES.get(refused.code, 422), shown(text), shown(mend), refused.code)
+
+
+def no_right(doing: str, right: Right, session: Session) -> Wrong:
+    """Return what is said to somebody whose role does not allow something."""
+    return Wrong(
+        403, said(f"{doing} needs the role ", bold(right), ". You are ", bold(session.role), f" until {moments.day(session.ends_at)}.")
+    )
+
+
+def may_not(view: View, doing: str, right: Right) -> Markup:
+    """Return the line that stands where an action would, for a role that may not do it; "" where it may."""
+    if may(view.role, right):
+        return Markup("")
+    return said(f"{doing} needs the role ", bold(right), "; you are ", bold(view.role), ".")
+
+
+def bug(reference: str) -> Wrong:
+    """Return what is said of a failure that is nobody's fault but ours."""
+    shown_as = f"{reference[:4]}-{reference[4:8]}"
+    return Wrong(500, said(f"{BUG} Reference ", bold(shown_as), "; details are in the hub's log."), title="a bug in fleetcast")
