@@ -19,6 +19,7 @@ from hub.signing.metadata_files import MARKER, MetadataFolder
 from hub.signing.parsed_metadata import parsed
 from hub.signing.tuf_repository import Repository
 from schemas.errors import Code, Refused
+from schemas.rollout import rollout_path
 from tests.databases import needs_postgresql, postgresql_url
 from tests.hub.leading import folder_of, keep_keys
 from tests.trust_fleet import DAY, NOW, Fleet, manifest
@@ -80,6 +81,22 @@ def test_models_keys_and_settings_change_in_the_database_as_in_a_folder(tmp_path
     assert fleet.repository.device_settings("gw-1") is None
 
 
+def test_what_stands_changes_for_the_model_that_was_signed_for_alone(tmp_path: Path, fleet: Fleet, url: str) -> None:
+    other = Repository(folder_of(tmp_path / "b", url))
+    before, generation = other.standing(), other.generation()
+    assert (other.standing(), other.generation(thorough=True)) == (before, generation)  # a look changes nothing
+    fleet.deploy("1.0.0")
+
+    assert other.generation() > generation
+    after = other.standing()
+    assert after["other"] == before["other"]
+    assert after["delay"].deployments != before["delay"].deployments
+    fleet.roll("1.0.0", serial=2)
+    fleet.refresh(after=DAY)
+    assert other.standing()["delay"].rollout != after["delay"].rollout
+    assert len(fleet.repository._folder.matching(rollout_path("*/*"))) == 1  # what the earlier role listed is gone
+
+
 def test_move_is_refused_where_the_database_is_of_another_fleet(tmp_path: Path, fleet: Fleet, url: str) -> None:
     other = Fleet.make(tmp_path / "other" / "trust")
 
@@ -99,7 +116,7 @@ def test_two_copies_of_a_folder_are_moved_once(tmp_path: Path, url: str) -> None
     assert not move_to_database(copy / "trust", url)
     assert (copy / "trust" / MARKER).exists()
     with pytest.raises(FileNotFoundError):
-        MetadataFolder(copy / "trust").generation()
+        MetadataFolder(copy / "trust").newest_bytes("root")
     assert Repository(folder_of(copy, url)).root() == Repository(folder_of(tmp_path / "a", url)).root() == first_root(tmp_path)
     assert first
 
