@@ -21,6 +21,7 @@ def as_before_versions(db: Connection) -> None:
         "proofs",
         "api_tokens",
         "api_requests",
+        "blueprints",
         "console_sessions",
         "console_links",
         "release_hours",
