@@ -27,6 +27,7 @@ HEAD_END: Final = b"\r\n\r\n"
 HEAD_BYTES_KEPT: Final = 2048  # a longer head is parsed each time
 PIPELINED_MAX: Final = 64  # requests of one connection that wait for the one before them: each costs more memory than it has bytes
 WHOLE: Final = "fleetcast.whole"  # The ASGI extension under which a request finds its `Cycle`.
+JUST_CONNECTED_SECONDS: Final = 1.0  # a client that has connected and not yet asked has this long, when the server ends
 
 Header = tuple[bytes, bytes]
 
@@ -116,6 +117,7 @@ class Connection(HttpToolsProtocol):
     _between = True  # nothing of a request is in the parser
     _begun = 0  # requests of this connection that the parser has seen
     _known: _Head | None = None
+    _is_last = False  # the server ends: what is asked first is answered, and nothing after it
     _answering: RequestResponseCycle | None = None  # `cycle` is the newest request's, which may have to wait
 
     def __init__(self, *arguments: Any, limits: ConnectionLimits | None = None, **fields: Any) -> None:
@@ -142,6 +144,18 @@ class Connection(HttpToolsProtocol):
         """Return how many bytes of answers wait for this client to read."""
         held = self._answering.held_bytes if isinstance(self._answering, Cycle) else 0
         return int(self.transport.get_write_buffer_size()) + held
+
+    def shutdown(self) -> None:
+        """Hear from the server that it ends: a client that has just connected has its first request under way, and is answered."""
+        if self.cycle is None and not self.transport.is_closing():
+            self._is_last = True
+            self.loop.call_later(JUST_CONNECTED_SECONDS, self._close_if_nothing_was_asked)
+        else:
+            super().shutdown()
+
+    def _close_if_nothing_was_asked(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
 
     def end(self) -> None:
         """Close it at once, whatever waits in it."""
@@ -299,7 +313,7 @@ class Connection(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
-            keep_alive=keep_alive,
+            keep_alive=keep_alive and not self._is_last,
             on_response=self.on_response_complete,
         )
         cycle.limits = self._limits

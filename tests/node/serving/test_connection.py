@@ -5,6 +5,7 @@ import contextlib
 import json
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from uvicorn.server import ServerState
 
 from node.serving import connection, server
 from node.serving.connection import WHOLE, Connection
+from tests.hub.hubs import until
 from tests.node.conftest import serving
 
 READY = b"GET /v2/health/ready HTTP/1.1\r\nHost: localhost\r\n"
@@ -397,3 +399,28 @@ def test_only_a_head_that_can_be_read_one_way_is_kept() -> None:
         connected(app, client, server, talk)
 
     assert kept == {"plain": LIKE[:-3], "chunks": None, "close": None, "empty lines": b"\r\n" + LIKE[:-3]}
+
+
+def test_a_client_that_has_just_connected_is_answered_once_when_the_server_ends() -> None:
+    running = server.Server(server.Listen(port=0), node="ewr-1", on_rows=lambda seen: None)
+    running.start()
+    address = ("127.0.0.1", running.port)
+    with socket.create_connection(address, timeout=30) as first, socket.create_connection(address, timeout=30) as silent:
+        first.sendall(READY + b"\r\n")
+        known = answer(first)[0]
+        with socket.create_connection(address, timeout=30) as late:
+            late.sendall(READY)  # a part of its head: the server has taken it
+            time.sleep(0.3)
+            began = time.monotonic()
+            ending = threading.Thread(target=running.stop)
+            ending.start()
+            until("the end of what is idle", lambda: first.recv(1) == b"")
+            late.sendall(b"\r\n")
+            status, _ = answer(late)
+            assert late.recv(1) == b""  # and nothing after it
+            assert silent.recv(1) == b""
+        ending.join(30)
+
+    assert status == known
+    assert not ending.is_alive()
+    assert time.monotonic() - began < 10
