@@ -8,13 +8,11 @@ records that set last, so a reader always sees a consistent set. They run as sep
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from securesystemslib.signer import Key, Signer
-from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import Delegations, Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from hub.core.publish.metadata_expiry import RESIGN_SECONDS, Expiry, expiry, is_ageing, life
@@ -22,13 +20,14 @@ from hub.signing.delegations import delegate_to, undelegate
 from hub.signing.envelopes import seal
 from hub.signing.metadata_files import Stamp, files_of
 from hub.signing.parsed_metadata import is_signed, parsed
+from hub.signing.role_lists import Standing, is_of, rollout_file, standing_of, unlisted_rollouts, versions_of
 from hub.signing.signatures import add_signature
 from hub.signing.signed_roles import check_role
 from schemas import codec
 from schemas.bundle import MINIMUM_FIELD, READS_FIELD, ManifestBytes, ModelBundle, RolloutBytes, TrustBundle, TrustRoles, role_name
 from schemas.errors import Code, Refused
 from schemas.manifest import target_path
-from schemas.names import VERSION_PATTERN, check_name, check_version, sha256, version_key
+from schemas.names import VERSION_PATTERN, check_name, check_version, sha256
 from schemas.rollout import rollout_path
 from schemas.state import State
 
@@ -42,15 +41,6 @@ _REMOVED_FIELD = (
     "x-fleetcast-removed"  # In the targets role: versions of models' roles up to which nothing counts, for the model was removed.
 )
 _TOP = frozenset({"root", "snapshot", "timestamp"})  # Roles that no snapshot lists.
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Hold what is signed of a model by numbers that change with it: its announcement stays as it is while they do."""
-
-    release_role: int  # Version of the model's role that the snapshot lists; 0 where it lists none that counts.
-    deployments: Stamp | None  # Of the file of its deployments.
-    rollout: str | None  # Digest of what earlier nodes read.
 
 
 class Repository:
@@ -159,7 +149,7 @@ class Repository:
         """Return a model's rollout document, or None."""
         with self._folder.locked():
             target = self._folder.newest(_ROLLOUTS, Targets).signed.targets.get(rollout_path(model))
-            return self._folder.read(self._rollout_file(model, target)) if target else None
+            return self._folder.read(rollout_file(self._folder, model, target)) if target else None
 
     def deployments(self, model: str) -> bytes | None:
         """Return a model's signed deployments in their envelope, or None."""
@@ -198,18 +188,7 @@ class Repository:
     def standing(self) -> dict[str, Standing]:
         """Return, for each model, what changes whenever something was signed of it, as of the last refresh."""
         with self._folder.locked():
-            models, current, stamps = self._models(), self._folder.current(), self._folder.stamps(self._folder.statements)
-            removed = self._removed()
-            listed = parsed(self._folder.read(self._folder.path(_ROLLOUTS, current[_ROLLOUTS]))).signed.targets
-            found: dict[str, Standing] = {}
-            for model in models:
-                version, rollout = current.get(role_name(model), 0), listed.get(rollout_path(model))
-                found[model] = Standing(
-                    release_role=version if version > removed.get(model, 0) else 0,
-                    deployments=stamps.get(model),
-                    rollout=rollout.hashes["sha256"] if rollout is not None else None,
-                )
-            return found
+            return standing_of(self._folder, self._models(), self._removed())
 
     def keyids(self, role: str) -> list[str]:
         """Return the ids of the keys that sign a role now: a top-level one, the rollouts, or a model's."""
@@ -323,7 +302,7 @@ class Repository:
             raise Refused(Code.RELEASE_CONFLICT, f"{model}@{version} was withdrawn; publish another version")
         path = target_path(model, version)
         known = signed.targets.get(path)
-        if known is not None and not _is(known, manifest):
+        if known is not None and not is_of(known, manifest):
             raise Refused(Code.RELEASE_CONFLICT, f"{model}@{version} is published already, with other content")
         signed.targets[path] = TargetFile.from_data(path, manifest, ["sha256"])
         return known is None
@@ -336,7 +315,7 @@ class Repository:
         """
         with self._folder.locked():
             signed = self._team_role(model, team)
-            versions = _versions(model, signed)
+            versions = versions_of(model, signed)
             kept = versions if keep is None else list(keep)
             unknown = sorted(set(kept) - set(versions))
             if unknown or not versions:
@@ -363,10 +342,10 @@ class Repository:
         with self._folder.locked():
             self._check_key("targets", _ROLLOUTS, rollouts)
             signed = self._folder.draft(_ROLLOUTS, Targets)
-            if path in signed.targets and _is(signed.targets[path], document) and self._holds("targets", _ROLLOUTS):
+            if path in signed.targets and is_of(signed.targets[path], document) and self._holds("targets", _ROLLOUTS):
                 return
             signed.targets[path] = TargetFile.from_data(path, document, ["sha256"])
-            self._folder.write(self._rollout_file(model, signed.targets[path]), document)
+            self._folder.write(rollout_file(self._folder, model, signed.targets[path]), document)
             self._next(_ROLLOUTS, signed, [rollouts], now)
 
     def set_deployments(self, model: str, document: bytes, *, rollouts: Signer) -> None:
@@ -463,7 +442,7 @@ class Repository:
             listed = parsed(roles[_ROLLOUTS]).signed.targets
             models = {path.removeprefix(rollout_path("")): target for path, target in sorted(listed.items())}
             documents = tuple(
-                RolloutBytes(model, by_digest.get(target.hashes["sha256"]) or self._folder.read(self._rollout_file(model, target)))
+                RolloutBytes(model, by_digest.get(target.hashes["sha256"]) or self._folder.read(rollout_file(self._folder, model, target)))
                 for model, target in models.items()
             )
             roots = tuple(self.root(version) for version in range(1, current["root"] + 1))
@@ -489,7 +468,7 @@ class Repository:
             if current is None or current <= self._removed_at(model):
                 raise Refused(Code.RELEASE_UNKNOWN, f"model {model!r} has no release yet")
             role = self._folder.read(self._folder.path(role_name(model), current))
-            listed = _versions(model, parsed(role).signed)
+            listed = versions_of(model, parsed(role).signed)
             documents = tuple(
                 ManifestBytes(version, self._folder.read(self._folder.documents / target_path(model, version)))
                 for version in dict.fromkeys(versions)
@@ -544,7 +523,7 @@ class Repository:
             return Targets()
         signed = self._folder.draft(role, Targets)
         if self._is_void(model):
-            withdrawn = {*signed.unrecognized_fields.get(_WITHDRAWN_FIELD, ()), *_versions(model, signed)}
+            withdrawn = {*signed.unrecognized_fields.get(_WITHDRAWN_FIELD, ()), *versions_of(model, signed)}
             signed.unrecognized_fields[_WITHDRAWN_FIELD] = sorted(withdrawn)
             signed.targets = {}
         return signed
@@ -591,7 +570,7 @@ class Repository:
         known, found = self._read_digests.get(model, (0, {}))
         if known != newest:
             signed = self._folder.newest(role_name(model), Targets).signed
-            hashes = {version: signed.targets[target_path(model, version)].hashes["sha256"] for version in _versions(model, signed)}
+            hashes = {version: signed.targets[target_path(model, version)].hashes["sha256"] for version in versions_of(model, signed)}
             found = {version: bytes.fromhex(digest) for version, digest in hashes.items()}
             self._read_digests[model] = newest, found
         return dict(found)
@@ -615,28 +594,6 @@ class Repository:
     def _remove_rollouts(self, former: Sequence[bytes]) -> None:
         """Remove the rollouts that these earlier versions of the role list and the newest does not."""
         listed = self._folder.newest(_ROLLOUTS, Targets).signed.targets
-        for role in former:
-            for path, target in parsed(role).signed.targets.items():
-                if path not in listed or listed[path].hashes != target.hashes:
-                    self._folder.remove(self._rollout_file(path.removeprefix(rollout_path("")), target))
-        if not self._is_swept:
-            self._is_swept, kept = True, {target.hashes["sha256"] for target in listed.values()}
-            for file in self._folder.matching(rollout_path("*/*")):
-                if file.name not in kept:
-                    self._folder.remove(file)
-
-    def _rollout_file(self, model: str, target: TargetFile) -> Path:
-        """Return the path of a rollout by its digest: the one that the snapshot lists stays while a newer one waits."""
-        return self._folder.documents / rollout_path(model) / target.hashes["sha256"]
-
-
-def _versions(model: str, targets: Targets) -> list[str]:
-    return sorted((path.removeprefix(target_path(model, "")) for path in targets.targets), key=version_key)
-
-
-def _is(target: TargetFile, data: bytes) -> bool:
-    try:
-        target.verify_length_and_hashes(data)
-    except LengthOrHashMismatchError:
-        return False
-    return True
+        for path in unlisted_rollouts(self._folder, former, listed, sweeps=not self._is_swept):
+            self._folder.remove(path)
+        self._is_swept = True
