@@ -151,6 +151,11 @@ bench-drift: $(STAMP)  ## measure drift beside Evidently, alibi-detect, whylogs 
 bench-floods: $(STAMP)  ## flood a hub by one enrolled node, over mosquitto and the embedded broker: its answers and memory; needs mosquitto; 6 minutes
 	$(BIN)/python -m bench floods
 
+.PHONY: bench-roles
+bench-roles: $(STAMP)  ## run a hub in several processes on a real PostgreSQL and mosquitto, and kill and stop them; writes bench/results.json; 3 minutes
+	.ci/packages postgres:postgresql mosquitto
+	$(BIN)/python -m bench.roles --write
+
 .PHONY: bench-simulate
 bench-simulate: $(STAMP)  ## measure `fleetcast simulate` on a fleet of 100,000 nodes; writes bench/results.json; 2 minutes
 	$(BIN)/python -m bench simulate

@@ -108,7 +108,7 @@ def measure(server: Server, folder: Path) -> Result:
 def figure(result: Result) -> Figure:
     """The row of `bench/results.json`."""
     lost = abs(WINDOWS - result.counted) + result.differing
-    return Figure("ingest.two_process_lost", lost, "windows", "= 0", "windows sent", WINDOWS, "make test-postgres")
+    return Figure("ingest.two_writers_lost", lost, "windows", "= 0", "windows sent", WINDOWS, "make test-postgres")
 
 
 def main() -> int:

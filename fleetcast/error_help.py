@@ -319,6 +319,18 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "two hubs of one fleet seem to run, and end each other's connections",
         "stop the hub on the host that the fleet has left; docs/operations.md, Move a fleet to another host",
     ),
+    Code.SHARD_GAP: (
+        "no process of the hub takes in what some nodes report",
+        "start the process that is missing; `fleetcast hubs` lists those that run; docs/scaling.md",
+    ),
+    Code.SHARD_OVERLAP: (
+        "two processes of the hub take in what the same nodes report",
+        "give each process its own shard, and all the same number of parts; docs/scaling.md",
+    ),
+    Code.LEADER_CLOCK: (
+        "the clock of a hub's machine differs from its database's, so that it may not lead",
+        "set both clocks, by NTP or the like",
+    ),
     Code.NODE_FORGOTTEN: (
         "a node that was forgotten still speaks",
         "stop that device; or admit it again with `fleetcast nodes replace`",

@@ -97,6 +97,7 @@ class Connected:
     session_present: bool
     packet_bytes_max: int
     retain_available: bool
+    shared_available: bool = True  # Subscriptions that several clients share: `$share/group/filter`.
 
 
 @dataclass(frozen=True, slots=True)
@@ -463,7 +464,8 @@ class Link:
         receive_max = getattr(properties, "ReceiveMaximum", None) or INFLIGHT_MAX
         self._client.limit_inflight(min(INFLIGHT_MAX, receive_max))
         retain = getattr(properties, "RetainAvailable", 1) != 0
-        self._inbox.put(Connected(flags.session_present, min(packet_max, PACKET_BYTES_MAX), retain))
+        shared = getattr(properties, "SharedSubscriptionAvailable", 1) != 0
+        self._inbox.put(Connected(flags.session_present, min(packet_max, PACKET_BYTES_MAX), retain, shared))
 
     def _on_disconnect(self, client: paho.Client, userdata: object, flags: Any, reason: ReasonCode, properties: Properties | None) -> None:
         self._ended.set()

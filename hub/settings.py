@@ -1,9 +1,11 @@
 """Hold the settings of a hub: its fleet, its broker, and its limits. They are read once, at start."""
 
+import re
+import socket
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
@@ -11,6 +13,8 @@ from pydantic_settings import SettingsConfigDict
 
 from fleetcast.settings_file import FileSettings, fields_of, settings_errors
 from hub.alerts.receivers import RECEIVERS_MAX, OnDrift, Webhook
+from hub.core.roles.shards import parse as parse_shard
+from schemas.errors import Code, Refused
 from schemas.limits import BLOCK_BYTES_MAX, MIB, WINDOW_AGE_DAYS_MAX
 from schemas.names import FleetName, Label
 
@@ -18,6 +22,9 @@ if TYPE_CHECKING:
     from fleetcast.mqtt_connection import TlsFiles
 
 SETTINGS_NAME = "fleet.toml"
+NAME_PATTERN = r"^([a-z0-9][a-z0-9.-]{0,47})?$"
+Role = Literal["ingest", "controller", "blocks", "web"]
+ROLES: tuple[Role, ...] = get_args(Role)
 
 
 class HubSettings(FileSettings):
@@ -50,6 +57,13 @@ class HubSettings(FileSettings):
     web_hosts: tuple[str, ...] = ()  # Further names under which console and API are reached. Requests under another name are refused.
     web_tls_certificate: str = ""  # Certificate of the API: a PEM file. Without it, `web_listen` must be an address of loopback.
     web_tls_key: str = ""  # The private key of `web_tls_certificate`: a PEM file.
+
+    # What this process does of the hub's work (docs/scaling.md). Apart, roles need PostgreSQL and a broker of their own.
+    roles: Annotated[tuple[Role, ...], Field(min_length=1)] = ROLES
+    # With the role `ingest`, its part of the nodes: 2/3 is the second of three.
+    shard: Annotated[str, Field(max_length=5)] = "1/1"
+    # This process's name among those of the hub, such as web-2. Empty makes one of its roles, its shard, and the machine's name.
+    name: Annotated[str, Field(pattern=NAME_PATTERN)] = ""
 
     # URL of the database, such as postgresql://user@host/name. Empty means `hub.sqlite` in the fleet's folder.
     database_url: str = Field(default="", repr=False)
@@ -133,6 +147,16 @@ class HubSettings(FileSettings):
         return self
 
     @model_validator(mode="after")
+    def _roles_go_together(self) -> Self:
+        if twice := sorted({role for role in self.roles if self.roles.count(role) > 1}):
+            raise ValueError(f"roles names {twice[0]!r} twice")
+        try:
+            parse_shard(self.shard)
+        except Refused as refusal:
+            raise ValueError(refusal.reason) from None
+        return self
+
+    @model_validator(mode="after")
     def _endpoint_can_be_found(self) -> Self:
         if self.enrolment_listen:
             _, _, port = self.enrolment_listen.rpartition(":")
@@ -174,11 +198,64 @@ class HubSettings(FileSettings):
         return self
 
     @property
+    def has_all_roles(self) -> bool:
+        """Return whether one process does all."""
+        return set(self.roles) == set(ROLES)
+
+    @property
+    def is_on_server(self) -> bool:
+        """Return whether the database is one that several processes share."""
+        return self.database_url.startswith("postgres")
+
+    @property
+    def process_name(self) -> str:
+        """Return the name of this process among those of the hub."""
+        if self.name:
+            return self.name
+        if "controller" in self.roles:
+            return "hub" if self.has_all_roles else "-".join(self.roles)
+        parts = "-".join(self.roles)
+        if "ingest" in self.roles:  # Another machine that takes the shard up goes on with the broker's session.
+            return f"{parts}-{self.shard.replace('/', '-of-')}"
+        machine = re.sub(r"[^a-z0-9.-]+", "-", socket.gethostname().lower()).strip("-.") or "machine"
+        return f"{parts}-{machine}"[:64]
+
+    @property
+    def client_id(self) -> str:
+        """Return the name by which the broker knows this process: who leads is always `hub`."""
+        return "hub" if "controller" in self.roles else f"hub-{self.process_name}"
+
+    def check_roles(self) -> None:
+        """Check that this process can do its roles beside others.
+
+        Raises:
+            Refused: SETTINGS_INVALID, naming what is missing.
+        """
+        shard, roles = parse_shard(self.shard), ",".join(self.roles)
+        if not self.has_all_roles and not self.is_on_server:
+            mend = "give database_url = postgresql://... (docs/scaling.md), or leave roles out, so that this process has all"
+            raise Refused(Code.SETTINGS_INVALID, f"roles {roles} without the others need a database that processes can share: {mend}")
+        if not self.has_all_roles and not self.broker_url:
+            mend = "give broker_url, or leave roles out"
+            raise Refused(Code.SETTINGS_INVALID, f"roles {roles} without the others cannot use the embedded broker: {mend}")
+        if shard.count > 1 and "ingest" not in self.roles:
+            raise Refused(Code.SETTINGS_INVALID, f"shard {shard} is of the role ingest, and this process has the roles {roles}")
+        if shard.count > 1 and "controller" in self.roles:
+            what = f"shard {shard} beside the role controller: a process that stands by takes nothing in"
+            raise Refused(Code.SETTINGS_INVALID, f"{what}; run ingest in processes of its own")
+
+    @property
     def tls(self) -> "TlsFiles | None":
-        """Our certificate for the broker, where it asks for one."""
+        """Our certificate for the broker, where it asks for one: a process beside the leader has its own there, by its name."""
         from fleetcast.mqtt_connection import TlsFiles  # noqa: PLC0415
 
-        return TlsFiles(self.tls_ca, self.tls_certificate, self.tls_key) if self.tls_ca else None
+        if not self.tls_ca:
+            return None
+        certificate, key = Path(self.tls_certificate), Path(self.tls_key)
+        own = certificate.with_name(f"{self.client_id}.crt"), key.with_name(f"{self.client_id}.key")
+        if own[0].exists() and own[1].exists():
+            certificate, key = own
+        return TlsFiles(self.tls_ca, str(certificate), str(key))
 
 
 def is_loopback(host: str) -> bool:

@@ -129,7 +129,7 @@ class Envelope(Document):
     payload: Annotated[bytes, Field(min_length=1, max_length=limits.DEPLOYMENTS_BYTES_MAX)]
 
 
-def signed_bytes(purpose: Literal["deployments", "settings"], payload: bytes) -> bytes:
+def signed_bytes(purpose: Literal["deployments", "settings", "presence"], payload: bytes) -> bytes:
     """Return what is signed: a signature for one purpose is none for another."""
     return b"fleetcast " + purpose.encode() + b" v1\x00" + payload
 

@@ -127,6 +127,9 @@ class Code(StrEnum):
     NODE_RUNNING = "node.running"
     NODE_DUPLICATE = "node.duplicate"
     HUB_DUPLICATE = "hub.duplicate"
+    SHARD_GAP = "shard.gap"
+    SHARD_OVERLAP = "shard.overlap"
+    LEADER_CLOCK = "leader.clock"
     NODE_FORGOTTEN = "node.forgotten"
 
 

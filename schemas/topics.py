@@ -37,6 +37,7 @@ TABLE = (
     TopicKind("deploy", "deploy/{}", "hub", ("node",), True, "a model's deployments, signed"),
     TopicKind("model", "model/{}", "hub", ("node",), True, "a model's delegated role and its current manifests"),
     TopicKind("block", "block/{}", "hub", ("node",), True, "one encoded block, named by its SHA-256; expires"),
+    TopicKind("hub", "hub", "hub", ("hub",), True, "that a hub runs, signed: another with a copy of its keys notices it"),
     TopicKind("want", "want/{node}", "node", ("hub",), False, "a node's request for the blocks that it lacks"),
     TopicKind("state", "node/{node}/state", "node", ("hub", "consumer"), True, "a node's report of itself, and its Will"),
     TopicKind("receipt", "node/{node}/receipt", "node", ("hub",), False, "signed receipts and refusals"),
@@ -75,6 +76,7 @@ class Topics:
         self.trust_roles = self.prefix + "trust/roles"
         self.deployed = self.prefix + "deployed"
         self.alert = self.prefix + "alert"
+        self.hub = self.prefix + "hub"
 
     def model(self, model: str) -> str:
         """Return the topic of a model's role and manifests."""
@@ -154,14 +156,18 @@ def block_digest(address: Address) -> bytes:
     return bytes.fromhex(address.levels[0])
 
 
-def access_list(fleet: str, bridges: Sequence[str] = ()) -> str:
+def access_list(fleet: str, bridges: Sequence[str] = (), processes: Sequence[str] = ()) -> str:
     """Return the access-control list of the hub's and the nodes' listener, in mosquitto's format; `bridges` are those of sites.
+
+    `processes` are further ones of the hub, each with a name of its own, because two clients of one name end each other's connections.
 
     A node's user name is its certificate's CN and its node id; mosquitto puts it in place of `%u`. A pattern holds for every user, and
     a topic does not show who writes telemetry. So consumers, which must write nothing, have a listener and a list of their own.
     """
     prefix = f"{ROOT}/{check_name('fleet', fleet)}/"
     lines = [_head(fleet, "hub and nodes"), "", "user hub", f"topic readwrite {prefix}#", ""]
+    for process in processes:
+        lines += ["# A process of the hub", f"user {check_name('node', process)}", f"topic readwrite {prefix}#", ""]
     lines += ["# Consumers have a listener of their own", f"user {CONSUMER}", f"topic deny {prefix}#"]
     for bridge in bridges:
         lines += ["", "# A site's bridge speaks for whichever nodes are there", f"user {check_name('node', bridge)}"]

@@ -145,6 +145,10 @@ class Mosquitto:
         with (self._directory / "mosquitto.conf").open("a") as file:
             file.write(f"{line}\n")
 
+    def write(self, name: str, text: str) -> None:
+        """Put another file in the place of one beside its configuration; it reads it when it starts."""
+        (self._directory / name).write_text(text)
+
     def start(self) -> None:
         with (self._directory / "mosquitto.log").open("ab") as log:
             self._process = subprocess.Popen([self._program, "-c", "mosquitto.conf"], cwd=self._directory, stdout=log, stderr=log)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
-UNITS = ["fleetcast-hub.service", "fleetcast-node@.service", "fleetcast-relay.service"]
+UNITS = ["fleetcast-hub.service", "fleetcast-hub@.service", "fleetcast-node@.service", "fleetcast-relay.service"]
 EXPOSURE_MAX = 2.0  # deploy/README.md says what systemd 252 found; other versions weigh a little otherwise
 
 

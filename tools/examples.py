@@ -23,6 +23,7 @@ from schemas.enrolment import (
     SignedStatement,
     Statement,
 )
+from schemas.hub_presence import HubPresence
 from schemas.manifest import Block, File, Golden, Index, Joining, Limits, Manifest, Payload, Requirements, Tensor, Variant
 from schemas.names import sha256
 from schemas.receipt import Evidence, Receipt, SealedReceipt
@@ -260,6 +261,7 @@ EXAMPLES: tuple[Document, ...] = (
         display_name="Gate 17, north",
         budgets={"metered": LinkBudget(bytes_day_max=2_000_000, hours="22:00-05:00")},
     ),
+    HubPresence(run=bytes(range(16)), place=sha256(b"/srv/plant"), host="hub.example", pid=812, since=NOON, beat=7),
     RECEIPT,
     SealedReceipt(body=encode(RECEIPT), signature=b"0E\x02!\x00" + bytes(32) + b"\x02 " + bytes(32)),
     Window(

@@ -46,6 +46,7 @@ CARRIES: dict[str, tuple[type[Document] | None, str]] = {
     "deploy": (Envelope, MSGPACK),
     "model": (ModelBundle, MSGPACK),
     "block": (None, BYTES),
+    "hub": (Envelope, MSGPACK),
     "want": (Want, MSGPACK),
     "state": (State, MSGPACK),
     "receipt": (SealedReceipt, MSGPACK),

@@ -25,6 +25,7 @@ VERBS = {
     "history": Verb("history:history", "Show the changes of the fleet, each with its actor."),
     "hooks": Verb("hooks:hooks", "List webhooks and hooks on drift, with their deliveries."),
     "hub": Verb("hub:serve", "Run the hub until SIGTERM or SIGINT."),
+    "hubs": Verb("hubs:hubs", "List the processes of the hub, and say which one leads."),
     "init": Verb("init:init", "Create a fleet."),
     "keys": Verb("keys:keys", "Show, rotate and revoke the fleet's keys."),
     "ledger": Verb("plan:ledger", "Show the bytes that a release has cost each node."),

@@ -13,7 +13,7 @@ from hub.cli.options import actor, changes_fleet, dir_option, json_option, opene
 if TYPE_CHECKING:
     from hub.operations.opened_fleet import OpenedFleet
 
-READY_NAME = "hub.ready"
+READY = "*.ready"  # One for each process that runs: the console is at one that has the role `web`.
 ROLES = ("viewer", "operator", "publisher", "admin")
 
 
@@ -40,9 +40,10 @@ def console(role: str, directory: Path, as_json: bool) -> None:
 
 def url_of(directory: Path) -> str | None:
     """Return the address of the console of a hub that runs; None where there is none."""
-    with suppress(OSError, ValueError, AttributeError):
-        found = json.loads((directory / READY_NAME).read_text()).get("web_url")
-        return str(found) if found else None
+    for ready in sorted(directory.glob(READY)):
+        with suppress(OSError, ValueError, AttributeError):
+            if found := json.loads(ready.read_text()).get("web_url"):
+                return str(found)
     return None
 
 

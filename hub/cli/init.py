@@ -24,6 +24,7 @@ from hub.settings import SETTINGS_NAME
 from hub.signing.certificate_authority import Authority
 from hub.signing.certificate_issuer import ISSUER_KEY
 from hub.signing.keys import create_key, load_p256, load_signer
+from hub.signing.metadata_database import holds_documents, move_to_database
 from hub.signing.tuf_repository import Repository
 from schemas.errors import Code, Refused
 from schemas.names import check_name
@@ -127,6 +128,8 @@ def init(
             store = Store(place or place_of(partial, ""))
             issue_hub(partial, authority, Enrolments(store.database))
             store.close()
+    if place is not None:
+        move_to_database(directory / "trust", place)
     show_one(
         {
             "fleet": fleet,
@@ -248,7 +251,7 @@ def _place(url: str, password_file: Path | None) -> str | None:
     store = Store(place)
     try:
         store.open()
-        if store.last_event_id() or store.count_nodes():
+        if store.last_event_id() or store.count_nodes() or holds_documents(store.database):
             raise Ended(Exit.CONFLICT, f"the database {_shown(url)} has a fleet in it: give a new one")
     finally:
         store.close()

@@ -112,6 +112,20 @@ class Database:
                 if self._is_sqlite:
                     db.exec_driver_sql("PRAGMA synchronous=FULL")
 
+    def session(self, *, idle_seconds: int) -> Connection:
+        """Open a connection to PostgreSQL that belongs to its caller and that the server ends when nothing has happened in it for a while.
+
+        Each statement is a transaction.
+
+        Raises:
+            Unreachable: the database does not answer.
+        """
+        with _foreign(self._shown):
+            db = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            db.detach()  # Its settings and its locks are no other user's.
+            db.exec_driver_sql(f"SET idle_session_timeout = '{idle_seconds}s'")
+            return db
+
     def rows(self, kind: Callable[..., Any], query: Any, **values: Any) -> list[Any]:
         """Return the rows that a query finds with these values, each made by `kind`."""
         with self.read() as db:

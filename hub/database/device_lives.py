@@ -14,6 +14,7 @@ from hub.database import tables
 from hub.database.connection import Database, fields, put
 from hub.database.postgresql import lock_revisions
 from hub.database.rows import NodeMarks, NodeRow, marks_of
+from hub.database.writers import touch
 
 _LIFE_FIELDS = ("node", "state", "at", "expires_at", "old_key", "fingerprint", "reported_at", "actor")
 
@@ -72,6 +73,7 @@ class DeviceLives:
             _erase(db, row.node, early=False)
             put(db, tables.nodes, {"node": row.node}, fields(row))
             settle(db, row.node)
+            touch(db, [row.node])
             _event(db, self._database.now(), f"node {row.node} has a new key", {"node": row.node}, self._database.actor)
 
     def erase(self, node: str) -> None:
@@ -154,11 +156,13 @@ class DeviceLives:
         """Keep that a device speaks with another key than the one that counts."""
         with self._database.write() as db:
             put(db, tables.other_keys, {"node": row.node}, fields(row))
+            touch(db, [row.node])
 
     def drop_other_key(self, node: str) -> None:
         """Note that the device with the key that counts has spoken."""
         with self._database.write() as db:
             db.execute(delete(tables.other_keys).where(tables.other_keys.c.node == node))
+            touch(db, [node])
 
 
 def settle(db: Connection, node: str) -> None:
@@ -178,6 +182,7 @@ def _erase(db: Connection, node: str, *, early: bool = True) -> None:
     reported = [tables.nodes, tables.heard, tables.receipts, tables.serving, tables.proofs, tables.duplicate_nodes, tables.other_keys]
     for table in [*reported, tables.early_receipts] if early else reported:
         db.execute(delete(table).where(table.c.node == node))
+    touch(db, [node])
 
 
 def _event(db: Connection, now: int, text: str, body: dict[str, Any], actor: str) -> None:

@@ -1,6 +1,6 @@
 """Keeps in SQL how long the hub has listened, and when it last heard each node. See hub/core/rollouts/listening.py for their meaning."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import select
 
@@ -25,10 +25,12 @@ class Hearing:
         with self._database.write() as db:
             put(db, tables.listened, {"id": 1}, {"id": 1, "seconds": seconds})
 
-    def heard(self) -> dict[str, Listened]:
-        """Return when each node was last heard."""
+    def heard(self, names: Sequence[str] | None = None) -> dict[str, Listened]:
+        """Return when each node was last heard, or each of these."""
+        query = select(tables.heard)
         with self._database.read() as db:
-            return {row.node: Listened(float(row.at)) for row in db.execute(select(tables.heard))}
+            found = db.execute(query if names is None else query.where(tables.heard.c.node.in_(names)))
+            return {row.node: Listened(float(row.at)) for row in found}
 
     def keep_heard(self, heard: Mapping[str, tuple[Listened, int]]) -> None:
         """Keep when these nodes were last heard, and when that was by the wall clock. A power cut may take it away again."""

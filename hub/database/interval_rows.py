@@ -68,6 +68,13 @@ class IntervalRows(Part):
         """Return intervals with windows that were not tested yet, the last of which came at `before` or earlier."""
         return self._intervals(_UNSETTLED, before=before)
 
+    def open_intervals(self) -> list[tuple[str, str, bytes, int]]:
+        """Return model, cohort, release and beginning of each interval with windows that were not tested yet."""
+        table = tables.intervals.c
+        query = select(table.model, table.cohort, table.release, table.start).where(table.windows > table.tested_windows)
+        with self._read() as db:
+            return [(row.model, row.cohort, row.release, row.start) for row in db.execute(query)]
+
     def known_cohorts(self) -> set[tuple[str, str]]:
         """Return every model and cohort of which intervals are kept. The index leads from one to the next, past all of their intervals."""
         found = set[tuple[str, str]]()

@@ -1,6 +1,6 @@
 """Reads back what is known of every node: the same for the running hub after its start and for commands beside it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hub.core.enrol.enrolment import Roll
@@ -25,11 +25,14 @@ class Known:
     unproved: frozenset[str]
 
 
-def known_nodes(store: Store, roll: Roll, *, listened: Listened, now: float) -> Known:
-    """Return every node that counts, with what its receipts prove. What it costs does not grow with the number of receipts."""
-    heard, found, unproved = Hearing(store.database).heard(), dict[str, fleet.Node](), set[str]()
-    others, proofs = DeviceLives(store.database).other_keys(), store.proofs()
-    for row in store.nodes():
+def known_nodes(store: Store, roll: Roll, *, listened: Listened, now: float, names: Sequence[str] | None = None) -> Known:
+    """Return every node that counts, with what its receipts prove, or those of these names.
+
+    What it costs for all does not grow with the number of receipts.
+    """
+    heard, found, unproved = Hearing(store.database).heard(names), dict[str, fleet.Node](), set[str]()
+    others, proofs = DeviceLives(store.database).other_keys(), store.proofs(names)
+    for row in store.nodes() if names is None else store.nodes_named(names):
         if not roll.counts(row.node):
             continue  # its earlier reports stay in the store, for people
         state = codec.decode(State, row.state)

@@ -9,6 +9,7 @@ from hub.database.connection import fields, put_all
 from hub.database.postgresql import lock_names
 from hub.database.rows import NodeRow
 from hub.database.store_part import Part
+from hub.database.writers import touch
 
 _STATUSES = select(tables.nodes.c.node, tables.nodes.c.status).where(tables.nodes.c.node.in_(bindparam("names", expanding=True)))
 _LAST_SEEN = case((tables.heard.c.last_seen > tables.nodes.c.last_seen, tables.heard.c.last_seen), else_=tables.nodes.c.last_seen)
@@ -36,6 +37,7 @@ class NodeRows(Part):
                     before[row.node] = row.status
                     found.append((f"node {row.node} is {row.status}", {"node": row.node, "status": row.status}))
             self._events(db, "node", found)
+            touch(db, latest)
 
     def node(self, node_id: str) -> NodeRow | None:
         """Return one node."""
@@ -53,6 +55,11 @@ class NodeRows(Part):
     def nodes_named(self, names: Sequence[str]) -> list[NodeRow]:
         """Return the nodes of these names, by name."""
         return self._rows(NodeRow, _NODES.where(tables.nodes.c.node.in_(names)).order_by(tables.nodes.c.node))
+
+    def cohorts_of_nodes(self) -> set[str]:
+        """Return every cohort that a node has reported."""
+        with self._read() as db:
+            return {cohort for cohort in db.execute(select(tables.nodes.c.cohort).distinct()).scalars() if cohort}
 
     def count_nodes(self) -> int:
         """Return how many nodes there are."""

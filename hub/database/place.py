@@ -1,7 +1,9 @@
 """Finds where a fleet's database is: by its settings, with the password from a file of its own. Connects to nothing."""
 
+import os
 from pathlib import Path
 
+from fleetcast.settings_file import fields_of, settings_errors
 from schemas.errors import Code, Refused
 
 SQLITE_NAME = "hub.sqlite"
@@ -21,6 +23,20 @@ def place_of(directory: Path, url: str, password_file: str = "") -> str:
     from hub.database.connection import parsed  # noqa: PLC0415  # SQLAlchemy
 
     return parsed(url).set(password=_password(Path(password_file))).render_as_string(hide_password=False)
+
+
+def place_in(directory: Path) -> str:
+    """Return the URL of the server's database that the settings of a fleet's folder name, with its password; empty where they name none.
+
+    Raises:
+        Refused: SETTINGS_INVALID: the settings, or the file with the password, cannot be read.
+    """
+    path = directory / "fleet.toml"
+    with settings_errors(path):
+        fields = fields_of(path) if path.exists() else {}
+    url = os.environ.get("FLEETCAST_DATABASE_URL") or str(fields.get("database_url") or "")
+    from_environment, file = os.environ.get("FLEETCAST_DATABASE_PASSWORD_FILE"), str(fields.get("database_password_file") or "")
+    return place_of(directory, url, from_environment or (str(directory / file) if file else "")) if url else ""
 
 
 def _password(path: Path) -> str:

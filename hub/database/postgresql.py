@@ -148,6 +148,15 @@ def lock_revisions(db: Connection, table: Table) -> None:
         db.execute(text("SELECT pg_advisory_xact_lock(:half, :number)"), {"half": REVISIONS_LOCK, "number": number})
 
 
+_TURN = text("SELECT pg_try_advisory_lock(:half, :number)")
+TURNS_LOCK = 0x666C_746E  # "fltn": the first half of locks of turns.
+
+
+def take_turn(session: Connection, name: str) -> bool:
+    """Return whether this session has the turn of a name, until it ends: no other has it meanwhile."""
+    return bool(session.execute(_TURN, {"half": TURNS_LOCK, "number": zlib.crc32(name.encode()) & 0x7FFF_FFFF}).scalar())
+
+
 def wait_for_writers(db: Connection, table: Table) -> None:
     """Wait until no transaction is under way that has added to a table.
 

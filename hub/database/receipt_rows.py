@@ -14,6 +14,7 @@ from hub.database.connection import fields, put_all
 from hub.database.postgresql import lock_names
 from hub.database.rows import EarlyReceiptRow, Kept, ReceiptRow, Served, served_after
 from hub.database.store_part import Part
+from hub.database.writers import touch
 
 log = structlog.get_logger()
 _TABLE, _SERVING = tables.receipts, tables.serving
@@ -75,6 +76,7 @@ class ReceiptRows(Part):
                 db.execute(_UNPROVED, [{"name": name} for name in {row.node for row in fresh}])
                 self._events(db, "receipt", [_event_of(row) for row in fresh])
                 _follow(db, fresh, replaced)
+                touch(db, {row.node for row in fresh})
         return found
 
     def receipts(self, model: str | None = None, node: str | None = None, limit: int | None = None) -> list[ReceiptRow]:

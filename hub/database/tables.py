@@ -490,3 +490,53 @@ console_links = Table(
     Column("role", _characters(16), nullable=False),
     Column("expires_at", BigInteger, nullable=False),
 )
+
+# Signed documents, TUF metadata among them, where several hubs share one PostgreSQL: in place of files below `trust/`. The other table
+# counts changes, in one row.
+documents = Table(
+    "documents",
+    metadata,
+    Column("path", _characters(512), primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    Column("changed", BigInteger, nullable=False),
+)
+document_changes = Table(
+    "document_changes",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+)
+
+# Who leads, in one row: each leader takes the next term, and signs under it.
+leadership = Table(
+    "leadership",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("term", BigInteger, nullable=False),
+    Column("holder", _characters(256), nullable=False),
+    Column("since", BigInteger, nullable=False),
+)
+
+# Processes of a hub whose roles are apart. `beat_at` is by the database's clock.
+members = Table(
+    "members",
+    metadata,
+    Column("name", _characters(128), primary_key=True),
+    Column("roles", _characters(64), nullable=False),
+    Column("shard", _characters(16), nullable=False),
+    Column("host", _characters(256), nullable=False),
+    Column("pid", BigInteger, nullable=False),
+    Column("version", _characters(64), nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("beat_at", Double, nullable=False),
+    Column("listens", Boolean, nullable=False),
+    Column("term", BigInteger, nullable=False),
+)
+
+# Nodes of which something was written, each with the transaction that did so last: by it other processes read what is new to them.
+touched_nodes = Table(
+    "touched_nodes",
+    metadata,
+    Column("node", _characters(64), primary_key=True),
+    Column("xact", BigInteger, nullable=False, index=True),
+)

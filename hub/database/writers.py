@@ -4,7 +4,7 @@ SQLite has one writer at a time, which begins with its first row. On PostgreSQL 
 All writers take them in one order, ids before intervals, so that no two wait for each other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import Connection, insert, select, text
 
@@ -51,3 +51,27 @@ def lock_intervals(db: Connection, models: Mapping[IntervalKey, str]) -> None:
     if _is_shared(db):
         columns = dict(zip(INTERVAL_KEY, map(list, zip(*models, strict=True)), strict=True))
         db.execute(_LOCK, {**columns, "model": list(models.values())})
+
+
+_TOUCH = text(
+    f"INSERT INTO {tables.touched_nodes.name} (node, xact)"  # noqa: S608  # our own names
+    " SELECT node, CAST(CAST(pg_current_xact_id() AS text) AS bigint) FROM unnest(CAST(:names AS text[])) AS node ORDER BY node"
+    " ON CONFLICT (node) DO UPDATE SET xact = excluded.xact"
+)
+_HORIZON = text("SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)")
+_TOUCHED = text(f"SELECT node FROM {tables.touched_nodes.name} WHERE xact >= :since ORDER BY node")  # noqa: S608
+
+
+def touch(db: Connection, names: Collection[str]) -> None:
+    """Note, where other processes read along, that something of these nodes is written in this transaction."""
+    if names and _is_shared(db):
+        db.execute(_TOUCH, {"names": sorted(names)})
+
+
+def touched_since(db: Connection, since: int) -> tuple[int, list[str]]:
+    """Return nodes that were written of by transactions from this number on, and the number to ask with the next time.
+
+    That number is of the oldest transaction that is still under way: what it has written is seen the next time, and nothing is missed.
+    """
+    horizon = int(db.execute(_HORIZON).scalar_one())
+    return horizon, list(db.execute(_TOUCHED, {"since": since}).scalars())

@@ -91,15 +91,33 @@ def database_url(directory: Path, settings: "HubSettings") -> str:
 
 
 def hub_runs(directory: Path) -> bool:
-    """Return whether a hub serves this fleet on this machine now."""
+    """Return whether a hub serves this fleet now: on this machine, or, where its processes share a database, on any."""
+    if any(_is_running(path) for path in directory.glob("*.ready")):
+        return True
+    from hub.signing.metadata_files import MARKER  # noqa: PLC0415  # with TUF
+
+    return (directory / "trust" / MARKER).exists() and _leads_elsewhere(directory)
+
+
+def _is_running(ready: Path) -> bool:
     try:
-        pid = int(json.loads((directory / "hub.ready").read_text())["pid"])
+        pid = int(json.loads(ready.read_text())["pid"])
         os.kill(pid, 0)
     except PermissionError:
         return True  # it runs, as another user
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return True
+
+
+def _leads_elsewhere(directory: Path) -> bool:
+    from hub.database.members import Members  # noqa: PLC0415  # with SQLAlchemy
+
+    store = open_store(directory, system_user())
+    try:
+        return any(one.is_live and one.term for one in Members(store.database).all())
+    finally:
+        store.close()
 
 
 def read_passphrase(path: Path) -> bytes:

@@ -6,16 +6,14 @@ from typing import IO
 
 from schemas.errors import Code, Refused
 
-LOCK_NAME = "hub.lock"
 
-
-def locked(directory: Path) -> IO[str]:
-    """Lock the folder for one hub: two would sign against each other.
+def locked(directory: Path, name: str = "hub") -> IO[str]:
+    """Lock the folder for one hub: two would sign against each other. A process with another name has other roles, and a lock of its own.
 
     Raises:
         Refused: another one runs.
     """
-    path = directory / LOCK_NAME
+    path = directory / f"{name}.lock"
     try:
         lock = path.open("w")
     except OSError as error:
@@ -24,5 +22,5 @@ def locked(directory: Path) -> IO[str]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.close()
-        raise Refused(Code.SETTINGS_INVALID, f"another hub runs in {directory}") from None
+        raise Refused(Code.SETTINGS_INVALID, f"another {name} runs in {directory}") from None
     return lock

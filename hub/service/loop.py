@@ -12,7 +12,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import TypeVar
@@ -21,7 +21,6 @@ import structlog
 
 from fleetcast import durable
 from fleetcast.backoff import SHORT_CONNECTIONS_MIN, Backoff, Reconnection
-from fleetcast.block_server import BlockServer
 from fleetcast.mqtt_connection import (
     CONNACK_SECONDS,
     DROPPED,
@@ -35,53 +34,54 @@ from fleetcast.mqtt_connection import (
     Subscribed,
     Unreadable,
 )
-from hub.core.rollouts import fleet
+from hub.core.roles.shards import parse as parse_shard
+from hub.core.rollouts.deployments import Model
+from hub.core.rollouts.fleet import Node
 from hub.database.database_file import DatabaseFile
-from hub.database.drift_queries import Findings
 from hub.database.hearing import Hearing
+from hub.database.leadership import Leadership
 from hub.database.place import place_of
 from hub.database.store import Store
 from hub.publish.blocks import open_blocks
-from hub.publish.check_results import Checks
-from hub.service.alerts.dispatch import Hooks
 from hub.service.alerts.event_log import Notes
 from hub.service.alerts.flood_alerts import Floods
 from hub.service.broker import access_lists
 from hub.service.broker.embedded import OwnBroker
 from hub.service.broker.inbox import LANES, Inbox
 from hub.service.broker.mqtt import (
+    NODE_KINDS,
     HubEvent,
     HubLink,
     OwnTopic,
+    PresenceArrived,
     ReceiptArrived,
     StateArrived,
     WantArrived,
     WindowArrived,
 )
-from hub.service.delivery.announce import Announcer, Signers
-from hub.service.delivery.blocks import Wants
-from hub.service.delivery.online_keys import LoadKey, OnlineKeys
+from hub.service.broker.taken_over import TakenOver
+from hub.service.delivery.announce import Signers
+from hub.service.delivery.online_keys import LoadKey
 from hub.service.enrol.enrolment_service import Enrolling
 from hub.service.folder_lock import locked
-from hub.service.housekeeping import Housekeeping
 from hub.service.metrics.hub_metrics import Counted, HubMetrics
-from hub.service.nodes.device_settings import SettingsKeeper
 from hub.service.own_disk import OWN_DISK, OwnDisk
-from hub.service.rollouts.controller import Controller
+from hub.service.roles.clocks import FollowersClock, LeadersClock
+from hub.service.roles.controlling import Controlling
+from hub.service.roles.followed_nodes import FollowedNodes
+from hub.service.roles.ingesting import Ingesting
+from hub.service.roles.processes import Processes
+from hub.service.roles.serving_blocks import ServingBlocks
+from hub.service.roles.serving_people import ServingPeople
+from hub.service.roles.shared_parts import Common, Handle, Role
 from hub.service.rollouts.listening import ListeningClock
-from hub.service.rollouts.release_history import ReleaseHistory
 from hub.service.rollouts.release_lookup import Releases
 from hub.service.rollouts.rollout_traces import RolloutTraces
-from hub.service.telemetry.drift_evidence import Evidence
-from hub.service.telemetry.drift_job import Settling
-from hub.service.telemetry.ingest import Ingest
-from hub.service.telemetry.receipt_requests import ReceiptRequests
 from hub.settings import HubSettings
 from hub.signing.certificate_authority import Authority
-from hub.signing.signatures import ReplaceableSigner
 from hub.signing.tuf_repository import Repository
 from schemas.analytics_messages import Alert, Drift, MergedWindow
-from schemas.errors import Code, Refused, Unreachable
+from schemas.errors import Refused, Unreachable
 from schemas.limits import PACKET_BYTES_MAX
 from schemas.topics import Topics
 
@@ -99,11 +99,13 @@ AT_ONCE = {
 LANE_SECONDS = 0.08  # each lane's share of a turn: a flood in one must neither keep the others from theirs nor operators from an answer
 GATHER_SECONDS = 0.02  # windows wait this long for more: what they cost is the sync of the disk, and nothing waits for them
 LOOK_SECONDS = 0.5  # between two looks at what publishers and operators have written
-SETTLE_SECONDS = 1.0  # a turn's share for testing intervals: after days without a hub there are thousands, and an operator is not to wait
 FILE_SECONDS = 3.0  # between two looks whether the database is still the file that was opened
 RETRY = Backoff(0.2, 30.0)
-RIVAL_SECONDS = 6 * 3600.0  # between two alerts about a second hub
-READY_NAME = "hub.ready"
+
+
+def ready_name(settings: HubSettings) -> str:
+    """Return the name of the file in the fleet's folder that says that a process runs."""
+    return f"{settings.process_name}.ready"
 
 
 class Service:
@@ -117,9 +119,10 @@ class Service:
         directory: Path,
         settings: HubSettings,
         *,
-        signers: Signers,
+        signers: Signers | None,
         authority: Authority | None = None,
         load_key: LoadKey | None = None,
+        leadership: Leadership | None = None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         rng: Random | None = None,
@@ -127,184 +130,168 @@ class Service:
         inbox: Inbox | None = None,
         make_client: MakeClient = BoundedClient,
     ) -> None:
+        """Make it, with the online keys where it has the role `controller`, and the lead where others could have it."""
+        settings.check_roles()
         self._directory, self._settings, self._wall, self._monotonic, self._sleep = directory, settings, wall, monotonic, sleep
-        self._rng = rng or Random()
-        self._lock = locked(directory)
+        self._rng, self._leadership = rng or Random(), leadership
+        self._name = settings.process_name
+        self._lock = locked(directory, self._name)
         self._inbox = inbox or Inbox(Topics(settings.fleet), settings, monotonic=monotonic)
         place = place_of(directory, settings.database_url, settings.database_password_file)
         self._store = Store(place, clock=wall)
         self._store.create()
         self._file = DatabaseFile(place)
-        self._listening = ListeningClock(Hearing(self._store.database), monotonic=monotonic)
         self._notes = Notes(self._store, publish=self._publish_insight, clock=wall)
         self._own_disk = OwnDisk(self._notes, publish=self._publish_insight, wall=wall, monotonic=monotonic)
         self._floods = Floods(self._notes, wall=wall, monotonic=monotonic)
+        self._processes: Processes | None = None
+        if settings.is_on_server and (leadership is not None or not settings.has_all_roles):
+            self._processes = Processes(self._store.database, settings, self._notes, leadership=leadership, wall=wall, monotonic=monotonic)
+        self._listening = self._clock_of_listening()
         self._broker = None
         if not settings.broker_url:
             self._broker = OwnBroker(directory / "broker", port=settings.broker_port, notes=self._notes, monotonic=monotonic)
-        self._link = HubLink(self.broker_url, fleet=settings.fleet, inbox=self._inbox, tls=settings.tls, make_client=make_client)
+        self._link = HubLink(
+            self.broker_url,
+            fleet=settings.fleet,
+            inbox=self._inbox,
+            tls=settings.tls,
+            make_client=make_client,
+            client_id=settings.client_id,
+            may_announce=leadership.check if leadership is not None else lambda: None,
+        )
         self._online = self._ever_online = False
+        self._subscriptions = 0  # That the broker has yet to answer.
         self.web_url: str | None = None  # Address of the API, where one runs beside this.
-        self._packet_bytes_max = PACKET_BYTES_MAX
-        self._again, self._rival_reported_at = Reconnection(RETRY), float("-inf")
-        self._looked_at = float("-inf")
-        self._online_keys: OnlineKeys | None = None
-        self._repository, self._blocks = Repository(directory / "trust"), open_blocks(directory, settings)
-        self._releases = Releases(self._repository, self._blocks.local)
-        if load_key is not None:
-            signers = self._replaceable(signers, load_key)
-        self._make_delivery(signers)
-        self._make_enrolment(authority)
-        self._make_telemetry()
-        self._make_rollouts(signers)
-        self._make_alerts()
-        self._make_metrics()
-
-    def _replaceable(self, signers: Signers, load_key: LoadKey) -> Signers:
-        """Return signers that follow the metadata to other keys, and make what replaces them."""
-        keys = {name: ReplaceableSigner(getattr(signers, name)) for name in ("snapshot", "timestamp", "rollouts")}
-        self._online_keys = OnlineKeys(
-            repository=self._repository,
-            keys=keys,
-            load=load_key,
+        self._again, self._taken_over = Reconnection(RETRY), TakenOver(self._notes)
+        self._packet_bytes_max, self._looked_at = PACKET_BYTES_MAX, float("-inf")
+        fence = leadership.fence if leadership is not None else None
+        self._repository, self._blocks = Repository(directory / "trust", fence=fence), open_blocks(directory, settings)
+        self._traces = RolloutTraces.of(settings, wall=wall, models=self._models)
+        common = Common(
+            directory=directory,
+            settings=settings,
+            store=self._store,
             notes=self._notes,
-            wall=self._wall,
-            monotonic=self._monotonic,
-        )
-        return Signers(**keys)
-
-    def _make_delivery(self, signers: Signers) -> None:
-        """Make what nodes fetch from: the server of blocks, and the announcer that keeps signed metadata published."""
-        settings = self._settings
-        server = BlockServer(
-            cache_bytes_max=settings.cache_bytes_max,
-            expiry_seconds=settings.cache_expiry_seconds,
-            linger_seconds=settings.linger_seconds,
-            again_seconds=settings.again_seconds,
-        )
-        local, releases = self._blocks.local, self._releases
-        self._wants = Wants(server, store=self._store, blocks=local, releases=releases, link=self._link, clock=self._wall)
-        self._wants.keep_to(settings, self._blocks, self._notes, monotonic=self._monotonic, arrived=self._inbox.wake)
-        self._wants.traces = self._traces = RolloutTraces.of(settings, wall=self._wall, models=lambda: self._controller.models)
-        self._announcer = Announcer(
-            repository=self._repository,
             link=self._link,
-            notes=self._notes,
-            signers=signers,
-            wall=self._wall,
-            monotonic=self._monotonic,
-            announced=self._traces.announced,
-            held=lambda: fleet.held(self._ingest.nodes.values()),
+            repository=self._repository,
+            blocks=self._blocks,
+            releases=Releases(self._repository, self._blocks.local),
+            traces=self._traces,
+            listening=self._listening,
+            rng=self._rng,
+            wall=wall,
+            monotonic=monotonic,
+            publish=self._publish_insight,
+            wake=self._inbox.wake,
+        )
+        self._make_roles(common, authority, signers, load_key)
+        self._handle_by = Handle(many=self._take_many, one=self._message)
+        self._metrics = HubMetrics(
+            directory,
+            settings,
+            counted=Counted(
+                self._inbox,
+                self._notes,
+                self._floods,
+                self._serving.wants if self._serving else None,
+                self._controlling.settling.tests if self._controlling else {},
+            ),
+            nodes=self._nodes,
+            models=self._models,
+            repository=self._repository,
+            listening=self._listening,
+            wall=wall,
+            monotonic=monotonic,
         )
 
-    def _make_enrolment(self, authority: Authority | None) -> None:
-        """Make the service that gives devices their certificates, and takes them away."""
+    def _clock_of_listening(self) -> ListeningClock:
+        hearing, roles = Hearing(self._store.database), self._settings.roles
+        if "controller" in roles and "ingest" not in roles:
+            processes = self._processes
+            return LeadersClock(hearing, monotonic=self._monotonic, all_heard=lambda: processes is not None and processes.all_heard)
+        if "controller" not in roles:
+            return FollowersClock(hearing, monotonic=self._monotonic)
+        return ListeningClock(hearing, monotonic=self._monotonic)
+
+    def _make_roles(self, common: Common, authority: Authority | None, signers: Signers | None, load_key: LoadKey | None) -> None:
+        """Make the roles of this process, in the order in which they have their turns."""
+        settings, roles = self._settings, self._settings.roles
         self._enrolling = Enrolling(
             self._directory,
-            self._settings,
-            authority=authority,
+            settings if "web" in roles else settings.model_copy(update={"enrolment_listen": ""}),
+            authority=authority if "web" in roles else None,
             store=self._store,
             notes=self._notes,
             broker_url=self.broker_url,
-            revoked=lambda node: self._ingest.forget(node),  # noqa: PLW0108  # it comes after
+            revoked=self._revoked,
             wall=self._wall,
             monotonic=self._monotonic,
         )
+        self._ingesting: Ingesting | None = None
+        self._controlling: Controlling | None = None
+        self._serving: ServingBlocks | None = None
+        self._followed: FollowedNodes | None = None
+        self._nodes: Mapping[str, Node] = {}
+        if "ingest" in roles:
+            self._ingesting = Ingesting(
+                common,
+                self._enrolling,
+                shard=parse_shard(settings.shard),
+                set_cohorts=self._set_cohorts,
+                tests_itself="controller" in roles,
+            )
+            self._ingest, self._nodes = self._ingesting.ingest, self._ingesting.nodes
+        elif "controller" in roles:
+            self._followed = FollowedNodes(
+                self._store, self._enrolling.roll, listening=self._listening, wall=self._wall, monotonic=self._monotonic
+            )
+            self._nodes = self._followed.nodes
+        if "controller" in roles:
+            if signers is None:
+                raise ValueError("the role controller signs, and was given no keys")
+            self._controlling = Controlling(
+                common,
+                self._enrolling,
+                signers=signers,
+                load_key=load_key,
+                nodes=self._nodes,
+                is_online=lambda: self._online,
+                follow=self._followed.tick if self._followed is not None else lambda: None,
+                settled=self._ingesting.ingest.settled if self._ingesting is not None else lambda *_: None,
+            )
+            self._controller, self._announcer = self._controlling.controller, self._controlling.announcer
+        if "blocks" in roles:
+            self._serving = ServingBlocks(common, is_alone=settings.has_all_roles, seen=self._seen)
+        people = ServingPeople(common, self._enrolling) if "web" in roles else None
+        self._roles: list[Role] = [role for role in (self._controlling, self._ingesting, self._serving, people) if role is not None]
 
-    def _make_telemetry(self) -> None:
-        """Make what takes nodes' reports in, and what tests the closed intervals for drift."""
-        settings = self._settings
-        self._ingest = Ingest(
-            store=self._store,
-            notes=self._notes,
-            roll=self._enrolling.roll,
-            look=self._enrolling.follow,
-            releases=self._releases,
-            silent_seconds=settings.silent_seconds,
-            topic_of=self._link.topics.receipt,
-            window_rows_max=settings.window_rows_max,
-            window_age_days_max=settings.window_age_days_max,
-            set_cohorts=lambda: self._node_settings.cohorts,
-            random_bytes=self._rng.randbytes,
-            clock=self._wall,
-            listening=self._listening,
-        )
-        self._settling = Settling(
-            store=self._store,
-            notes=self._notes,
-            releases=self._releases,
-            publish=self._publish_insight,
-            settled=self._ingest.settled,
-            cohort_nodes_min=settings.cohort_nodes_min,
-            settle_seconds=settings.settle_seconds,
-            trim_outlying=settings.trim_outlying,
-            alpha=settings.alpha,
-            run_length=settings.run_length,
-            clock=self._wall,
-        )
+    def _models(self) -> Iterable[Model]:
+        return self._controlling.controller.models if self._controlling is not None else ()
 
-    def _make_rollouts(self, signers: Signers) -> None:
-        """Make the controller that moves releases through their stages, by what nodes report and checks find."""
-        checks, required = Checks(self._directory / "checks"), self._settings.checks_required
-        self._controller = Controller(
-            repository=self._repository,
-            store=self._store,
-            notes=self._notes,
-            nodes=self._ingest.nodes,
-            signer=signers.rollouts,
-            random_bytes=self._rng.randbytes,
-            wall=self._wall,
-            monotonic=self._monotonic,
-            listening=self._listening,
-            cohort_nodes_min=self._settings.cohort_nodes_min,
-            traces=self._traces,
-            speaks_against=lambda manifest: checks.against(manifest, required) if required else (),
-        )
-        self._history = ReleaseHistory(self._store.database, listening=self._listening, wall=self._wall, monotonic=self._monotonic)
-        self._housekeeping = Housekeeping(self._store, self._settings, needed_from=self._controller.needed_from, monotonic=self._monotonic)
+    def _revoked(self, node: str) -> None:
+        if self._ingesting is not None:
+            self._ingesting.ingest.forget(node)
+        if self._followed is not None:
+            self._followed.forget(node)
 
-        self._node_settings = SettingsKeeper(
-            repository=self._repository,
-            store=self._store,
-            nodes=self._ingest.nodes,
-            is_forgotten=lambda node: self._enrolling.roll.forgotten(node) is not None,
-            publish=self._link.retain_settings,
-            signer=signers.rollouts,
-            wall=self._wall,
-            monotonic=self._monotonic,
-        )
+    def _seen(self, node: str) -> None:
+        """Note that a node was heard.
 
-        self._receipt_requests = ReceiptRequests(
-            self._ingest.nodes, ask=self._link.ask_for_receipts, listening=self._listening, monotonic=self._monotonic
-        )
+        Raises:
+            Refused: nothing in its name counts.
+        """
+        if self._ingesting is not None and self._settings.has_all_roles:
+            self._ingesting.ingest.seen(node)
+            return
+        if not self._enrolling.roll.counts(node):
+            self._enrolling.follow()
+        self._enrolling.roll.check(node)
 
-    def _make_alerts(self) -> None:
-        """Make the delivery of alerts to webhooks and programs."""
-        self._hooks = Hooks(
-            self._directory,
-            self._settings,
-            store=self._store,
-            evidence=lambda: Evidence(  # with a view of releases of its own: it is for another thread
-                Findings(self._store.database),
-                Releases(Repository(self._directory / "trust"), self._blocks),
-                cohort_nodes_min=self._settings.cohort_nodes_min,
-            ),
-            clock=self._wall,
-        )
-
-    def _make_metrics(self) -> None:
-        """Make what a monitoring system scrapes."""
-        self._metrics = HubMetrics(
-            self._directory,
-            self._settings,
-            counted=Counted(self._inbox, self._notes, self._floods, self._wants, self._settling.tests),
-            nodes=self._ingest.nodes,
-            models=lambda: self._controller.models,
-            repository=self._repository,
-            listening=self._listening,
-            wall=self._wall,
-            monotonic=self._monotonic,
-        )
+    def _set_cohorts(self) -> Iterable[str]:
+        """Return the cohorts that the hub has set of nodes, and those that nodes of other processes report."""
+        found = self._controlling.node_settings.cohorts if self._controlling is not None else set()
+        return found | self._store.cohorts_of_nodes() if not self._settings.has_all_roles else found
 
     @property
     def broker_url(self) -> str:
@@ -341,17 +328,23 @@ class Service:
             self._broker.start()
         elif rules := access_lists.missing(self._directory, self._settings.fleet):
             self._notes.event("access_list.outdated", access_lists.in_words(rules), missing=rules)
-        for part in (self._enrolling, self._metrics, self._wants, self._hooks):
-            part.start()
+        for role in self._roles:
+            role.begin()
+        self._metrics.start()
 
     def leave(self) -> None:
         """Leave politely, and let go of the fleet's folder."""
-        (self._directory / READY_NAME).unlink(missing_ok=True)
-        for part in (self._enrolling, self._metrics, self._wants, self._hooks):
-            part.stop()
+        (self._directory / ready_name(self._settings)).unlink(missing_ok=True)
+        self._metrics.stop()
+        is_deposed = self._leadership is not None and not self._leadership.leads
+        for role in reversed(self._roles):
+            with contextlib.suppress(Unreachable, Refused):
+                if not (is_deposed and isinstance(role, Ingesting)):  # Another has newer news, which is not to be overwritten.
+                    role.leave()
         with contextlib.suppress(Unreachable, Refused):
-            self._ingest.save()
-            self._listening.save()
+            if not is_deposed:
+                self._listening.save()
+            self._leave_others()
         if self._ever_online:
             self._link.close()
         if self._broker is not None:
@@ -360,17 +353,37 @@ class Service:
         self._store.close()
         self._lock.close()
 
+    @property
+    def _stands_down(self) -> bool:  # for another hub, which began before this one
+        return self._controlling is not None and self._controlling.rivals.standing == "down"
+
+    def _leave_others(self) -> None:
+        """Leave this process's share to the others, where there are others."""
+        if self._processes is None:
+            return
+        if self._ingesting is not None and self._ingesting.shared and self._online and self._processes.ingest_others:
+            self._link.leave_shared(self._ingesting.shared)
+        self._processes.leave()
+
     # One turn
 
     def turn(self) -> None:
-        """Read what came, and give every part its turn."""
+        """Read what came, and give every part its turn.
+
+        Raises:
+            Deposed: this process led the fleet, and no longer does.
+        """
+        if self._leadership is not None:
+            self._leadership.check()
         try:
             if self._broker is not None and self._broker.revive():
                 self._again.hurry()
                 self._write_ready()
-            if not self._online and self._monotonic() >= self._again.due_at:
+            if not self._online and self._monotonic() >= self._again.due_at and not self._stands_down:
                 self._connect()
             self._read()
+            if self._stands_down and self._online:
+                self._make_room()
             self._tick()
             self._own_disk.worked()
             self._metrics.tick(online=self._online)
@@ -390,7 +403,7 @@ class Service:
 
     def _read(self) -> None:
         """Read a share of every lane, so that all of them go on whatever fills one. What is not taken waits where it is bounded."""
-        due = self._wants.due_seconds if self._online else None
+        due = self._serving.wants.due_seconds if self._online and self._serving is not None else None
         began = self._monotonic()
         self._inbox.wait(TURN_SECONDS if due is None else min(TURN_SECONDS, due))
         waited = self._monotonic() - began
@@ -400,14 +413,14 @@ class Service:
         self._floods.report(lost)
         self._gather()
         for event in self._inbox.events():
-            self._handle(self._link.parse(event))
+            self._handle_all([self._link.parse(event)])
         found, full = 0, False
         for lane in LANES:
             until = self._monotonic() + LANE_SECONDS
             while messages := self._inbox.take(lane, AT_ONCE.get(lane, 4)):
                 found += len(messages)
                 self._metrics.took(lane, len(messages))
-                self._handle_all([self._link.parse(message) for message in messages])
+                self._handle_all([self._link.parse(message) for message in self._mine(messages)])
                 if self._monotonic() >= until:
                     full = full or self._inbox.count(lane) > 0
                     break
@@ -419,31 +432,31 @@ class Service:
         while 0 < self._inbox.only("telemetry") < BATCH_WINDOWS and self._monotonic() < until:
             self._sleep(GATHER_SECONDS / 4)
 
+    def _mine(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Return the messages that are for this process; the others are another's to take in."""
+        if self._ingesting is None:
+            return messages
+        foreign = [one for one in messages if self._ingesting.is_foreign(one)]
+        if not foreign:
+            return messages
+        self._link.ack_all(foreign)
+        left = {id(one) for one in foreign}
+        return [one for one in messages if id(one) not in left]
+
     def _tick(self) -> None:
+        if self._processes is not None:
+            self._processes.tick(listens=self._listening.runs)
         self._listening.tick()
-        if self._online:
-            self._wants.tick()
+        if self._online and self._serving is not None:
+            self._serving.wants.tick()
         now = self._monotonic()
         if now - self._looked_at >= LOOK_SECONDS:
             self._looked_at = now
-            if self._online_keys is not None:
-                self._work(self._online_keys.tick)  # before anything signs
-            self._work(self._controller.tick)  # operators are answered before anything else
             self._work(self._enrolling.tick)
-            self._work(lambda: self._node_settings.tick(online=self._online))
-            self._work(lambda: self._announcer.tick(online=self._online))
-            self._work(self._ingest.tick)
-            self._work(self._receipt_requests.tick)
-            self._work(self._wants.report)
-            self._clear_forgotten()
-            self._work(lambda: self._settling.tick(lambda: self._monotonic() - now >= SETTLE_SECONDS))
-            self._work(self._history.tick)
-            self._work(self._housekeeping.tick)
-
-    def _clear_forgotten(self) -> None:
-        """Take the states of forgotten nodes off the broker, or a hub that loses its database would know them again."""
-        while self._online and self._ingest.to_clear:
-            self._link.clear_state(self._ingest.to_clear.pop())
+            for role in self._roles:
+                role.tick(self._work, online=self._online)
+            for role in self._roles:
+                role.tick_last(self._work)
 
     def _work(self, tick: Callable[[], object]) -> None:
         """Give one part its turn; what it refuses (a repository that was damaged) must not keep the others from theirs."""
@@ -453,16 +466,9 @@ class Service:
             self._own_disk.work_refused(refusal)
 
     def _handle_all(self, events: list[HubEvent]) -> None:
-        """Handle all windows in one transaction, acknowledged in one write, and so all states and receipts; the rest one by one."""
-        states = [event for event in events if isinstance(event, StateArrived)]
-        if states:
-            self._take_many(states, self._ingest.states)
-        windows = [event for event in events if isinstance(event, WindowArrived)]
-        if windows:
-            self._take_many(windows, self._ingest.windows)
-        receipts = [event for event in events if isinstance(event, ReceiptArrived)]
-        if receipts:
-            self._take_many(receipts, self._ingest.receipts)
+        """Give each role what it reads, then acknowledge."""
+        for role in self._roles:
+            role.take(events, self._handle_by)
         for event in events:
             self._handle(event)
 
@@ -472,10 +478,11 @@ class Service:
                 self._connected(event)
             case Disconnected():
                 self._disconnected(event)
-            case Published(mid):
-                self._wants.published(mid)
             case Subscribed(_, refused):
                 self._listening.subscribed(denied=bool(refused))
+                self._subscriptions -= 1
+                if self._controlling is not None and self._subscriptions <= 0:
+                    self._controlling.rivals.subscribed()
                 if refused:
                     log.error("subscribe.denied", filters=refused)
             case Unreadable(refusal, message):
@@ -483,16 +490,8 @@ class Service:
                 self._link.ack(message)
             case Cleared(message):
                 self._link.ack(message)
-            case WantArrived():
-                self._message(event.message, lambda: self._wanted(event))
-            case StateArrived() | ReceiptArrived() | WindowArrived():
-                pass  # taken already, with its batch
-            case OwnTopic():
-                self._message(event.message, lambda: self._announcer.guard(event))
-
-    def _wanted(self, event: WantArrived) -> None:
-        self._ingest.seen(event.node)
-        self._wants.wanted(event)
+            case Published() | WantArrived() | OwnTopic() | PresenceArrived() | StateArrived() | ReceiptArrived() | WindowArrived():
+                pass  # taken already, by its role
 
     def _message(self, message: Message, handle: Callable[[], None]) -> None:
         """Handle, then acknowledge."""
@@ -539,16 +538,18 @@ class Service:
         self._online = True
         self._again.accepted(self._monotonic())
         self._packet_bytes_max = event.packet_bytes_max
-        self._wants.connected(
-            session_present=event.session_present, retain_available=event.retain_available, packet_bytes_max=event.packet_bytes_max
-        )
-        self._listening.connected(self._link.subscribe())
-        if not event.session_present:
-            self._announcer.forgot()
-            self._node_settings.forgot()
-            for drift in self._settling.newest():
-                self._publish_insight(drift, retain=True)
-        self._work(lambda: self._announcer.tick(online=True))
+        shared = [kind for role in self._roles for kind in role.shared] if event.shared_available else []
+        if self._ingesting is not None:
+            self._ingesting.shares(available=event.shared_available)
+        kinds = [kind for kind in NODE_KINDS if any(kind in role.kinds for role in self._roles)]
+        guards = any(role.guards for role in self._roles)
+        if self._serving is not None:
+            self._serving.connected(event)
+        self._subscriptions = self._link.subscribe(kinds, shared=shared, guards=guards)
+        self._listening.connected(self._subscriptions)
+        if self._controlling is not None:
+            self._controlling.connected(event)
+            self._work(self._controlling.announce)
         if not self._ever_online:
             self._ever_online = True
             self._write_ready()
@@ -557,19 +558,16 @@ class Service:
         wait = self._again.ended(self._monotonic(), self._rng.random(), taken_over=event.taken_over)
         log.warning("broker.disconnected", reason=event.reason, again_seconds=round(wait, 1))
         if event.reason != DROPPED and (event.taken_over or self._again.short_in_a_row >= SHORT_CONNECTIONS_MIN):
-            self._report_rival(event)
+            self._taken_over.report(event, now=self._monotonic(), at=int(self._wall()))
         self._listening.disconnected()
         self._online = False
 
-    def _report_rival(self, event: Disconnected) -> None:
-        """Alert that a second hub seems to run, once in a long while: not every broker says who ended the connection."""
-        now = self._monotonic()
-        if now - self._rival_reported_at < RIVAL_SECONDS:
-            return
-        self._rival_reported_at = now
-        why = "another client has connected as `hub`" if event.taken_over else "connections to the broker end soon after they begin"
-        text = f"{why}: a second hub of this fleet seems to run, perhaps on the host that the fleet has left ({event.reason})"
-        self._notes.alert(Alert(kind="refused", at=int(self._wall()), code=str(Code.HUB_DUPLICATE), text=text))
+    def _make_room(self) -> None:
+        """Leave the broker to the other hub, with a word for it."""
+        if self._controlling is not None:
+            self._controlling.rivals.stand_down()
+        self._link.close()
+        self._disconnected(Disconnected(DROPPED))
 
     def _drop(self) -> None:
         """Drop the connection, so that what was not acknowledged comes again after a while."""
@@ -598,4 +596,5 @@ class Service:
             "metrics_port": self._metrics.port,
             "web_url": self.web_url,
         }
-        durable.write(self._directory / READY_NAME, json.dumps(facts).encode(), synced=False)  # a hub that a power cut ended is not ready
+        path = self._directory / ready_name(self._settings)
+        durable.write(path, json.dumps(facts).encode(), synced=False)  # a hub that a power cut ended is not ready

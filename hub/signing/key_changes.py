@@ -16,7 +16,7 @@ from tuf.api.metadata import Metadata, Root, Targets
 from hub.core.publish.metadata_expiry import Severity, expiry, life
 from hub.signing.delegations import delegate_to, set_keys
 from hub.signing.key_offers import Offer
-from hub.signing.metadata_files import MetadataFolder
+from hub.signing.metadata_files import files_of
 from schemas.bundle import MINIMUM_FIELD, role_name
 from schemas.errors import Code, Refused
 from schemas.manifest import target_path
@@ -61,7 +61,7 @@ class KeyChanges:
     """Draft and take over changes of keys in a repository's folder."""
 
     def __init__(self, directory: Path, fleet: str) -> None:
-        self._folder, self._fleet = MetadataFolder(directory), fleet
+        self._folder, self._fleet = files_of(directory), fleet
 
     def roles(self, now: datetime) -> list[RoleKeys]:
         """Return every role with its keys: those of the root, the rollouts, then the models'. A role without metadata has no expiry."""

@@ -1,23 +1,35 @@
-"""Store the files of a TUF repository: add versions and drop old ones, one process at a time. Knows no key and no rule of TUF."""
+"""Store the files of a TUF repository: add versions and drop old ones, one process at a time. Knows no key and no rule of TUF.
+
+They are in a folder, or in a database that several hubs share (hub/signing/metadata_database.py).
+"""
 
 import contextlib
 import fcntl
 import json
 import os
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from fleetcast import disk_room, durable
+from hub.database.place import place_in
 from hub.signing.kept_copies import KeptCopies
 from hub.signing.parsed_metadata import parsed
 from schemas.errors import Code, Refused
 
+if TYPE_CHECKING:
+    from hub.database.document_rows import Fence
+
+MARKER = "in-database"  # A file of this name in the folder says that the rest is in the fleet's database.
 S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
+Stamp = tuple[int, ...]  # Of a file: it changes whenever the file is written, and says nothing else.
 
 # A folder's time of change has the steps of the kernel's clock: two changes within one of them leave the same time, as they do for git.
 SETTLED_NS = 1_000_000_000
@@ -31,34 +43,39 @@ class _Listed:
     newest: Mapping[str, int]
 
 
-class MetadataFolder:
-    """Manage `metadata/<version>.<role>.json` and `metadata/current.json` below `directory`, the `documents` beside them, and a lock."""
+class _Held(threading.local):
+    """Hold what the thread knows that has the lock. Another one may read meanwhile, and is to keep nothing that it has read."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.documents = directory / "documents"
-        self._metadata = directory / "metadata"
-        self.statements = self.documents / "deployments"
-        self.settings = self.documents / "settings"
-        copies = KeptCopies(directory)
-        self.read, self._copies = copies.read, copies
-        self._listed: _Listed | None = None  # While the lock is held, and nothing was written since.
-        self._is_locked = False
-        self._generation: tuple[tuple[int, int], int] | None = None  # It is known for these times of change of both folders.
+    is_locked = False
+    listed: _Listed | None = None  # While nothing was written since.
 
+
+class MetadataFiles(ABC):
+    """Manage `metadata/<version>.<role>.json` and `metadata/current.json`, and the `documents` beside them, under a lock."""
+
+    documents: Path
+    metadata: Path
+
+    def __init__(self) -> None:
+        self._held = _Held()
+
+    @property
+    def statements(self) -> Path:
+        """Return where signed deployments are."""
+        return self.documents / "deployments"
+
+    @property
+    def settings(self) -> Path:
+        """Return where signed settings of nodes are."""
+        return self.documents / "settings"
+
+    @abstractmethod
     def make(self) -> None:
-        """Make the folders.
+        """Begin a new repository.
 
         Raises:
             Refused: the repository exists already.
         """
-        try:
-            durable.make_folder(self._metadata.parent, parents=True)
-            self._metadata.mkdir()
-            durable.sync(self._metadata.parent)
-        except FileExistsError:
-            raise Refused(Code.SETTINGS_INVALID, f"{self.directory} holds a repository already") from None
-        durable.make_folder(self.documents)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -66,29 +83,71 @@ class MetadataFolder:
 
         Raises:
             Refused: the disk has no room for the files that are written meanwhile.
+            Unreachable: the database does not answer, or another process leads.
         """
-        sentence = f"no room for the repository in {self.directory}: free some there, and what waits goes on"
-        with disk_room.refusing(sentence, errnos=disk_room.TAKES_NOTHING), (self.directory / "lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            self._is_locked, self._listed = True, None
+        with self._alone():
+            self._held.is_locked, self._held.listed = True, None
             try:
                 yield
             finally:
-                self._is_locked, self._listed = False, None
+                self._held.is_locked, self._held.listed = False, None
+
+    @abstractmethod
+    def read(self, path: Path) -> bytes:
+        """Return a file.
+
+        Raises:
+            Refused: METADATA_DAMAGED: it is not there.
+        """
 
     def write(self, path: Path, data: bytes) -> None:
-        """Write a file durably, with its copy."""
-        self._listed = None
-        self._copies.write(path, data)
+        """Write a file, so that it is durable before it counts."""
+        self._held.listed = None
+        self._write(path, data)
 
     def remove(self, path: Path) -> None:
-        """Remove a file and its copy."""
-        self._listed = None
-        self._copies.remove(path)
+        """Remove a file, if it is there."""
+        self._held.listed = None
+        self._remove(path)
+
+    @abstractmethod
+    def exists(self, path: Path) -> bool:
+        """Return whether a file is there."""
+
+    @abstractmethod
+    def matching(self, pattern: str) -> list[Path]:
+        """Return the documents whose path below `documents` matches a pattern."""
+
+    @abstractmethod
+    def stamps(self, folder: Path) -> dict[str, Stamp]:
+        """Return the names of the files in a folder of documents, each with its stamp."""
+
+    @abstractmethod
+    def generation(self, *, thorough: bool = False) -> int:
+        """Return a value that changes whenever a file does that trust bundles vouch for; it is cheap to ask for every second.
+
+        Only a `thorough` look sees a file that was changed without being written anew.
+        """
+
+    @abstractmethod
+    def _alone(self) -> AbstractContextManager[None]:
+        """Take the lock."""
+
+    @abstractmethod
+    def _write(self, path: Path, data: bytes) -> None:
+        """Write a file."""
+
+    @abstractmethod
+    def _remove(self, path: Path) -> None:
+        """Remove a file."""
+
+    @abstractmethod
+    def _names(self) -> list[str]:
+        """Return the names of the metadata's files."""
 
     def path(self, role: str, version: int) -> Path:
         """Return the path of a version of a role."""
-        return self._metadata / f"{version}.{role}.json"
+        return self.metadata / f"{version}.{role}.json"
 
     def version(self, role: str) -> int:
         """Return the newest version of a role; 0 when there is none."""
@@ -99,7 +158,7 @@ class MetadataFolder:
         return dict(self._list().newest)
 
     def older(self, role: str) -> list[int]:
-        """Return the versions of a role that are on disk beside the newest, oldest first."""
+        """Return the versions of a role that are there beside the newest, oldest first."""
         found = self._list()
         return sorted(version for version, name, _ in found.names if name == role and version != found.newest[role])
 
@@ -121,8 +180,8 @@ class MetadataFolder:
 
     def current(self) -> dict[str, int]:
         """Return the versions that agree with each other, as of the last `set_current`."""
-        path = self._metadata / "current.json"
-        found: dict[str, int] = json.loads(self.read(path)) if path.exists() else {}
+        path = self.metadata / "current.json"
+        found: dict[str, int] = json.loads(self.read(path)) if self.exists(path) else {}
         return found
 
     def set_current(self, versions: dict[str, int]) -> None:
@@ -130,10 +189,61 @@ class MetadataFolder:
 
         The hourly timestamp would otherwise leave 9,000 files a year.
         """
-        self.write(self._metadata / "current.json", json.dumps(versions, sort_keys=True).encode())
+        self.write(self.metadata / "current.json", json.dumps(versions, sort_keys=True).encode())
         for version, role, name in self._list().names:
             if role != "root" and version < versions.get(role, 0):
-                self.remove(self._metadata / name)
+                self.remove(self.metadata / name)
+
+    def _list(self) -> _Listed:
+        """List the files of metadata: once while the lock is held, for there may be thousands."""
+        if self._held.listed is not None:
+            return self._held.listed
+        found = _listed(self._names())
+        if self._held.is_locked:
+            self._held.listed = found
+        return found
+
+
+def _listed(files: Iterable[str]) -> _Listed:
+    parts = [(*name.removesuffix(".json").partition("."), name) for name in files if name.endswith(".json")]
+    names = tuple((int(number), role, name) for number, _, role, name in parts if number.isdigit())
+    newest: dict[str, int] = {}
+    for version, role, _ in names:
+        newest[role] = max(version, newest.get(role, 0))
+    return _Listed(names, newest)
+
+
+class MetadataFolder(MetadataFiles):
+    """Manage them as files below `directory`, with a copy of each."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.directory = directory
+        self.documents = directory / "documents"
+        self.metadata = directory / "metadata"
+        self._copies = KeptCopies(directory)
+        self._generation: tuple[tuple[int, int], int] | None = None  # It is known for these times of change of both folders.
+
+    def make(self) -> None:
+        """Make the folders.
+
+        Raises:
+            Refused: the repository exists already.
+        """
+        try:
+            durable.make_folder(self.metadata.parent, parents=True)
+            self.metadata.mkdir()
+            durable.sync(self.metadata.parent)
+        except FileExistsError:
+            raise Refused(Code.SETTINGS_INVALID, f"{self.directory} holds a repository already") from None
+        durable.make_folder(self.documents)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        sentence = f"no room for the repository in {self.directory}: free some there, and what waits goes on"
+        with disk_room.refusing(sentence, errnos=disk_room.TAKES_NOTHING), (self.directory / "lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def generation(self, *, thorough: bool = False) -> int:
         """Return a value that changes whenever a file does that trust bundles vouch for; it is cheap to ask for every second.
@@ -141,34 +251,47 @@ class MetadataFolder:
         Every writer puts a whole file in its place, which changes its folder: where neither folder has changed, the files are looked at
         only if `thorough`.
         """
-        folders = _changed_at(self._metadata), _changed_at(self.statements)
-        if self._generation is not None and self._generation[0] == folders and not thorough:
-            return self._generation[1]
-        now, found = time.time_ns(), _sum_of_times(self._metadata) + _sum_of_times(self.statements)
+        folders = _changed_at(self.metadata), _changed_at(self.statements)
+        known = self._generation
+        if known is not None and known[0] == folders and not thorough:
+            return known[1]
+        now, found = time.time_ns(), _sum_of_times(self.metadata) + _sum_of_times(self.statements)
         self._generation = (folders, found) if all(now - one > SETTLED_NS for one in folders) else None
         return found
 
-    def stamps(self) -> dict[str, tuple[int, int, int]]:
-        """Return, for each model with deployments, what changes whenever their file does."""
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.statements) as entries:
+    def read(self, path: Path) -> bytes:
+        """Return what was written; a damaged or missing file is mended from its copy.
+
+        Raises:
+            Refused: METADATA_DAMAGED, naming the file, where there is no good copy of it.
+        """
+        return self._copies.read(path)
+
+    def _write(self, path: Path, data: bytes) -> None:
+        """Write a file durably, and its copy."""
+        self._copies.write(path, data)
+
+    def _remove(self, path: Path) -> None:
+        """Remove a file and its copy."""
+        self._copies.remove(path)
+
+    def exists(self, path: Path) -> bool:
+        """Return whether a file is there."""
+        return path.is_file()
+
+    def matching(self, pattern: str) -> list[Path]:
+        """Return the documents whose path below `documents` matches a pattern."""
+        return list(self.documents.glob(pattern))
+
+    def stamps(self, folder: Path) -> dict[str, Stamp]:
+        """Return the names of the files in a folder of documents, each with its stamp."""
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
             return {one.name: _stamp(one.stat()) for one in entries if not one.name.startswith(".")}
         return {}
 
-    def _list(self) -> _Listed:
-        """List the files of metadata: once while the lock is held, for there may be thousands."""
-        if self._listed is not None:
-            return self._listed
-        with os.scandir(self._metadata) as entries:
-            files = [entry.name for entry in entries if entry.name.endswith(".json")]
-        parts = [(*name.removesuffix(".json").partition("."), name) for name in files]
-        names = tuple((int(number), role, name) for number, _, role, name in parts if number.isdigit())
-        newest: dict[str, int] = {}
-        for version, role, _ in names:
-            newest[role] = max(version, newest.get(role, 0))
-        found = _Listed(names, newest)
-        if self._is_locked:
-            self._listed = found
-        return found
+    def _names(self) -> list[str]:
+        with os.scandir(self.metadata) as entries:
+            return [entry.name for entry in entries]
 
 
 def _sum_of_times(folder: Path) -> int:
@@ -188,8 +311,25 @@ def _changed_at(folder: Path) -> int:
         return 0
 
 
-def _stamp(found: os.stat_result) -> tuple[int, int, int]:
+def _stamp(found: os.stat_result) -> Stamp:
     return found.st_mtime_ns, found.st_ino, found.st_size
+
+
+def files_of(directory: Path, *, fence: "Fence | None" = None) -> MetadataFiles:
+    """Return the files of a repository: those in its folder, or in the database where the folder says that they are there.
+
+    Raises:
+        Refused: SETTINGS_INVALID: they are in a database, and the fleet's settings name none.
+    """
+    if not (directory / MARKER).exists():
+        return MetadataFolder(directory)
+    from hub.signing.metadata_database import files_in  # noqa: PLC0415  # SQLAlchemy, which most fleets' commands do without
+
+    place = place_in(directory.parent)
+    if not place:
+        text = f"{directory / MARKER} says that the fleet's signed metadata is in its database, and its settings name no database_url"
+        raise Refused(Code.SETTINGS_INVALID, f"{text}: give the URL of that database")
+    return files_in(place, fence=fence)
 
 
 def write(path: Path, data: bytes, *, mode: int | None = None) -> None:

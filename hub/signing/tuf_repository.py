@@ -6,33 +6,33 @@ Publishers and operators add versions of roles. The hub's `refresh` vouches for 
 records that set last, so a reader always sees a consistent set. They run as separate processes: a lock keeps them apart.
 """
 
-import contextlib
-import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from securesystemslib.signer import Key, Signer
-from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import Delegations, Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from hub.core.publish.metadata_expiry import RESIGN_SECONDS, Expiry, expiry, is_ageing, life
 from hub.signing.delegations import delegate_to, undelegate
 from hub.signing.envelopes import seal
-from hub.signing.metadata_files import MetadataFolder
+from hub.signing.metadata_files import Stamp, files_of
 from hub.signing.parsed_metadata import is_signed, parsed
+from hub.signing.role_lists import Standing, is_of, rollout_file, standing_of, unlisted_rollouts, versions_of
 from hub.signing.signatures import add_signature
 from hub.signing.signed_roles import check_role
 from schemas import codec
 from schemas.bundle import MINIMUM_FIELD, READS_FIELD, ManifestBytes, ModelBundle, RolloutBytes, TrustBundle, TrustRoles, role_name
 from schemas.errors import Code, Refused
 from schemas.manifest import target_path
-from schemas.names import VERSION_PATTERN, check_name, check_version, sha256, version_key
+from schemas.names import VERSION_PATTERN, check_name, check_version, sha256
 from schemas.rollout import rollout_path
 from schemas.state import State
+
+if TYPE_CHECKING:
+    from hub.database.document_rows import Fence
 
 READS = {State.schema_name: State.schema_minor}  # What the hub of this version reads, of documents that nodes send.
 _ROLLOUTS = "rollouts"
@@ -43,20 +43,12 @@ _REMOVED_FIELD = (
 _TOP = frozenset({"root", "snapshot", "timestamp"})  # Roles that no snapshot lists.
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Hold what is signed of a model by numbers that change with it: its announcement stays as it is while they do."""
-
-    release_role: int  # Version of the model's role that the snapshot lists; 0 where it lists none that counts.
-    deployments: tuple[int, int, int] | None  # Stamp of the file of its deployments.
-    rollout: str | None  # Digest of what earlier nodes read.
-
-
 class Repository:
     """Manage metadata and the small documents that it vouches for, in one folder."""
 
-    def __init__(self, directory: Path) -> None:
-        self._folder = MetadataFolder(directory)
+    def __init__(self, directory: Path, *, fence: "Fence | None" = None) -> None:
+        """Open it, in the folder or in the database that it is in; `fence` refuses what a process signs that no longer leads."""
+        self._folder = files_of(directory, fence=fence)
         self._read_digests: dict[str, tuple[int, dict[str, bytes]]] = {}  # By model: its role's version, and digests of manifests.
         self._is_swept = False  # Whether this process has looked for rollouts that a crash left behind.
 
@@ -121,7 +113,7 @@ class Repository:
 
     def removed(self) -> list[tuple[str, str]]:
         """Return the releases that were removed, as model and version: what was heard of them is still read by their manifests."""
-        kept = {(path.parent.name, path.name) for path in self._folder.documents.glob(target_path("*", "*"))}
+        kept = {(path.parent.name, path.name) for path in self._folder.matching(target_path("*", "*"))}
         return sorted(name for name in kept - self.listed().keys() if re.fullmatch(VERSION_PATTERN[1:-1], name[1]))
 
     def kept_manifest(self, model: str, version: str) -> bytes:
@@ -131,7 +123,7 @@ class Repository:
             Refused: there is none.
         """
         path = self._folder.documents / target_path(check_name("model", model), check_version(version))
-        if not path.is_file():
+        if not self._folder.exists(path):
             raise Refused(Code.RELEASE_UNKNOWN, f"there is no release {model}@{version}, and none was removed")
         return self._folder.read(path)
 
@@ -157,25 +149,24 @@ class Repository:
         """Return a model's rollout document, or None."""
         with self._folder.locked():
             target = self._folder.newest(_ROLLOUTS, Targets).signed.targets.get(rollout_path(model))
-            return self._folder.read(self._rollout_file(model, target)) if target else None
+            return self._folder.read(rollout_file(self._folder, model, target)) if target else None
 
     def deployments(self, model: str) -> bytes | None:
         """Return a model's signed deployments in their envelope, or None."""
         path = self._folder.statements / check_name("model", model)
         with self._folder.locked():
-            return self._folder.read(path) if path.exists() else None
+            return self._folder.read(path) if self._folder.exists(path) else None
 
     def device_settings(self, node: str) -> bytes | None:
         """Return the signed settings of a node in their envelope, or None."""
         path = self._folder.settings / check_name("node", node)
         with self._folder.locked():
-            return self._folder.read(path) if path.exists() else None
+            return self._folder.read(path) if self._folder.exists(path) else None
 
-    def nodes_with_settings(self) -> dict[str, int]:
-        """Return the nodes that have settings, each with a number that changes when they do."""
-        with self._folder.locked(), contextlib.suppress(FileNotFoundError):
-            return {entry.name: entry.stat().st_mtime_ns for entry in os.scandir(self._folder.settings) if not entry.name.startswith(".")}
-        return {}
+    def nodes_with_settings(self) -> dict[str, Stamp]:
+        """Return the nodes that have settings, each with a stamp that changes when they do."""
+        with self._folder.locked():
+            return self._folder.stamps(self._folder.settings)
 
     def root(self, version: int = 1) -> bytes:
         """Return a version of the root; nodes pin the first."""
@@ -197,23 +188,20 @@ class Repository:
     def standing(self) -> dict[str, Standing]:
         """Return, for each model, what changes whenever something was signed of it, as of the last refresh."""
         with self._folder.locked():
-            models, current, stamps = self._models(), self._folder.current(), self._folder.stamps()
-            removed = self._removed()
-            listed = parsed(self._folder.read(self._folder.path(_ROLLOUTS, current[_ROLLOUTS]))).signed.targets
-            found: dict[str, Standing] = {}
-            for model in models:
-                version, rollout = current.get(role_name(model), 0), listed.get(rollout_path(model))
-                found[model] = Standing(
-                    release_role=version if version > removed.get(model, 0) else 0,
-                    deployments=stamps.get(model),
-                    rollout=rollout.hashes["sha256"] if rollout is not None else None,
-                )
-            return found
+            return standing_of(self._folder, self._models(), self._removed())
 
     def keyids(self, role: str) -> list[str]:
         """Return the ids of the keys that sign a role now: a top-level one, the rollouts, or a model's."""
         with self._folder.locked():
             return list(self._delegator("root" if role in {*_TOP, "targets"} else "targets").get_delegated_role(role).keyids)
+
+    def key_of(self, role: str, keyid: bytes) -> Key | None:
+        """Return a key that signs a delegated role now, by its id; None where no such key does."""
+        with self._folder.locked():
+            delegations = self._folder.newest("targets", Targets).signed.delegations
+        roles = (delegations.roles if delegations is not None else None) or {}
+        named = role in roles and keyid.hex() in roles[role].keyids
+        return delegations.keys.get(keyid.hex()) if named and delegations is not None else None
 
     def minimums(self) -> dict[str, str]:
         """Return the oldest version of each model that nodes may activate, where the targets role says one."""
@@ -314,7 +302,7 @@ class Repository:
             raise Refused(Code.RELEASE_CONFLICT, f"{model}@{version} was withdrawn; publish another version")
         path = target_path(model, version)
         known = signed.targets.get(path)
-        if known is not None and not _is(known, manifest):
+        if known is not None and not is_of(known, manifest):
             raise Refused(Code.RELEASE_CONFLICT, f"{model}@{version} is published already, with other content")
         signed.targets[path] = TargetFile.from_data(path, manifest, ["sha256"])
         return known is None
@@ -327,7 +315,7 @@ class Repository:
         """
         with self._folder.locked():
             signed = self._team_role(model, team)
-            versions = _versions(model, signed)
+            versions = versions_of(model, signed)
             kept = versions if keep is None else list(keep)
             unknown = sorted(set(kept) - set(versions))
             if unknown or not versions:
@@ -354,10 +342,10 @@ class Repository:
         with self._folder.locked():
             self._check_key("targets", _ROLLOUTS, rollouts)
             signed = self._folder.draft(_ROLLOUTS, Targets)
-            if path in signed.targets and _is(signed.targets[path], document) and self._holds("targets", _ROLLOUTS):
+            if path in signed.targets and is_of(signed.targets[path], document) and self._holds("targets", _ROLLOUTS):
                 return
             signed.targets[path] = TargetFile.from_data(path, document, ["sha256"])
-            self._folder.write(self._rollout_file(model, signed.targets[path]), document)
+            self._folder.write(rollout_file(self._folder, model, signed.targets[path]), document)
             self._next(_ROLLOUTS, signed, [rollouts], now)
 
     def set_deployments(self, model: str, document: bytes, *, rollouts: Signer) -> None:
@@ -454,7 +442,7 @@ class Repository:
             listed = parsed(roles[_ROLLOUTS]).signed.targets
             models = {path.removeprefix(rollout_path("")): target for path, target in sorted(listed.items())}
             documents = tuple(
-                RolloutBytes(model, by_digest.get(target.hashes["sha256"]) or self._folder.read(self._rollout_file(model, target)))
+                RolloutBytes(model, by_digest.get(target.hashes["sha256"]) or self._folder.read(rollout_file(self._folder, model, target)))
                 for model, target in models.items()
             )
             roots = tuple(self.root(version) for version in range(1, current["root"] + 1))
@@ -480,7 +468,7 @@ class Repository:
             if current is None or current <= self._removed_at(model):
                 raise Refused(Code.RELEASE_UNKNOWN, f"model {model!r} has no release yet")
             role = self._folder.read(self._folder.path(role_name(model), current))
-            listed = _versions(model, parsed(role).signed)
+            listed = versions_of(model, parsed(role).signed)
             documents = tuple(
                 ManifestBytes(version, self._folder.read(self._folder.documents / target_path(model, version)))
                 for version in dict.fromkeys(versions)
@@ -535,7 +523,7 @@ class Repository:
             return Targets()
         signed = self._folder.draft(role, Targets)
         if self._is_void(model):
-            withdrawn = {*signed.unrecognized_fields.get(_WITHDRAWN_FIELD, ()), *_versions(model, signed)}
+            withdrawn = {*signed.unrecognized_fields.get(_WITHDRAWN_FIELD, ()), *versions_of(model, signed)}
             signed.unrecognized_fields[_WITHDRAWN_FIELD] = sorted(withdrawn)
             signed.targets = {}
         return signed
@@ -582,7 +570,7 @@ class Repository:
         known, found = self._read_digests.get(model, (0, {}))
         if known != newest:
             signed = self._folder.newest(role_name(model), Targets).signed
-            hashes = {version: signed.targets[target_path(model, version)].hashes["sha256"] for version in _versions(model, signed)}
+            hashes = {version: signed.targets[target_path(model, version)].hashes["sha256"] for version in versions_of(model, signed)}
             found = {version: bytes.fromhex(digest) for version, digest in hashes.items()}
             self._read_digests[model] = newest, found
         return dict(found)
@@ -606,28 +594,6 @@ class Repository:
     def _remove_rollouts(self, former: Sequence[bytes]) -> None:
         """Remove the rollouts that these earlier versions of the role list and the newest does not."""
         listed = self._folder.newest(_ROLLOUTS, Targets).signed.targets
-        for role in former:
-            for path, target in parsed(role).signed.targets.items():
-                if path not in listed or listed[path].hashes != target.hashes:
-                    self._folder.remove(self._rollout_file(path.removeprefix(rollout_path("")), target))
-        if not self._is_swept:
-            self._is_swept, kept = True, {target.hashes["sha256"] for target in listed.values()}
-            for file in self._folder.documents.glob(rollout_path("*/*")):
-                if file.name not in kept:
-                    self._folder.remove(file)
-
-    def _rollout_file(self, model: str, target: TargetFile) -> Path:
-        """Return the path of a rollout by its digest: the one that the snapshot lists stays while a newer one waits."""
-        return self._folder.documents / rollout_path(model) / target.hashes["sha256"]
-
-
-def _versions(model: str, targets: Targets) -> list[str]:
-    return sorted((path.removeprefix(target_path(model, "")) for path in targets.targets), key=version_key)
-
-
-def _is(target: TargetFile, data: bytes) -> bool:
-    try:
-        target.verify_length_and_hashes(data)
-    except LengthOrHashMismatchError:
-        return False
-    return True
+        for path in unlisted_rollouts(self._folder, former, listed, sweeps=not self._is_swept):
+            self._folder.remove(path)
+        self._is_swept = True

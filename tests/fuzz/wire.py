@@ -29,7 +29,7 @@ from tools.examples import EXAMPLES, MANIFEST, NOON
 FROM_NODES = ("state", "receipt", "sealed-receipt", "want", "window")
 FROM_HUB = (
     *("trust", "trust-time", "trust-roles", "model", "deployments", "envelope", "deployment-index", "device-settings"),
-    *("manifest", "rollout", "index", "parcel"),
+    *("manifest", "rollout", "index", "parcel", "hub-presence"),
 )
 AT_ENROLMENT = (
     *("authority", "hello", "statement", "signed-statement", "enrolment-request", "renewal", "sealed-renewal", "enrolled"),

@@ -10,6 +10,9 @@ class Connection(Protocol):
         """Carry out one statement."""
 
 
+ROLES = ("documents", "document_changes", "leadership", "members", "touched_nodes")
+
+
 def as_before_versions(db: Connection) -> None:
     """Make the schema what it was before databases carried a version, with all rows."""
     for name in (
@@ -23,6 +26,7 @@ def as_before_versions(db: Connection) -> None:
         "console_links",
         "release_hours",
         "known_drifts",
+        *ROLES,
     ):
         db.execute(f"DROP TABLE {name}")
     ours = ("receipts_newest", "receipts_by_release", "receipts_by_age", "merged_intervals_by_cohort", "alerts_by_kind")

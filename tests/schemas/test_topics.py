@@ -23,6 +23,7 @@ def all_topics(node: str, model: str, cohort: str, digest: bytes) -> dict[str, t
         "deploy": (TOPICS.deploy(model), (model,)),
         "model": (TOPICS.model(model), (model,)),
         "block": (TOPICS.block(digest), (digest.hex(),)),
+        "hub": (TOPICS.hub, ()),
         "want": (TOPICS.want(node), (node,)),
         "state": (TOPICS.state(node), (node,)),
         "receipt": (TOPICS.receipt(node), (node,)),

@@ -1,6 +1,6 @@
 """Sends and receives documents over the hub's connection: parses at the door, so that nothing inside sees a topic string or raw bytes."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from fleetcast.block_publisher import BlockPublisher
@@ -23,16 +23,19 @@ from fleetcast.mqtt_connection import (
 from schemas import codec
 from schemas.analytics_messages import Alert, Drift, MergedWindow
 from schemas.block_request import Want
+from schemas.deployments import Envelope
 from schemas.errors import Code, Refused, mismatch
 from schemas.names import check_name
 from schemas.receipt import SealedReceipt
 from schemas.state import State
-from schemas.topics import Topics
+from schemas.topics import Address, Topics
 from schemas.window import Window
 
 SESSION_EXPIRY_SECONDS = 24 * 3600  # receipts and windows wait at the broker for a hub that is away for a day
 RECEIVE_MAX = 2048  # unacknowledged messages to us: two batches of windows, one on its way while the other is made durable
 OWN_KINDS = ("trust-roles", "trust-time", "model", "deploy", "deployed", "trust")  # In the order in which they are published.
+NODE_KINDS = ("want", "state", "receipt", "telemetry")  # What nodes say to the hub.
+SHARE_GROUP = "fleetcast"
 ASK_EXPIRY_SECONDS = 3600  # A request for receipts is not worth more: the hub repeats it while it lacks them.
 MSGPACK, JSON = "application/msgpack", "application/json"
 
@@ -82,6 +85,14 @@ class OwnTopic:
     message: Message
 
 
+@dataclass(frozen=True, slots=True)
+class PresenceArrived:
+    """Carry what a hub says of itself, whose signature is not checked yet."""
+
+    envelope: Envelope
+    message: Message
+
+
 HubEvent = (
     Connected
     | Disconnected
@@ -92,6 +103,7 @@ HubEvent = (
     | ReceiptArrived
     | WindowArrived
     | OwnTopic
+    | PresenceArrived
     | Unreadable
     | Cleared
 )
@@ -100,11 +112,22 @@ HubEvent = (
 class HubLink(BlockPublisher):
     """Speak on the hub's connection to its broker."""
 
-    def __init__(self, url: str, *, fleet: str, inbox: Inbox, tls: TlsFiles | None, make_client: MakeClient = BoundedClient) -> None:
-        self.topics = Topics(fleet)
+    def __init__(
+        self,
+        url: str,
+        *,
+        fleet: str,
+        inbox: Inbox,
+        tls: TlsFiles | None,
+        make_client: MakeClient = BoundedClient,
+        client_id: str = "hub",
+        may_announce: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Make it; `may_announce` raises where this process may not say anything for the fleet any more."""
+        self.topics, self._may_announce = Topics(fleet), may_announce
         self._link = Link(
             BrokerUrl.parse(url),
-            client_id="hub",
+            client_id=client_id,
             inbox=inbox,
             session_expiry_seconds=SESSION_EXPIRY_SECONDS,
             receive_max=RECEIVE_MAX,
@@ -128,24 +151,39 @@ class HubLink(BlockPublisher):
         """Leave politely."""
         self._link.close()
 
-    def subscribe(self) -> int:
-        """Subscribe to everything that nodes say, and, as a guard, to what only the hub may say.
+    def subscribe(self, kinds: Collection[str] = NODE_KINDS, *, shared: Collection[str] = (), guards: bool = True) -> int:
+        """Subscribe to these kinds of what nodes say, and, as a guard, to what only the hub may say.
 
-        A `Subscribed` follows for each of the returned number.
+        Of a `shared` kind each message comes to one of the processes that subscribe to it. A `Subscribed` follows for each of the returned
+        number.
         """
-        kinds = ("want", "state", "receipt", "telemetry")
         for kind in kinds:
-            self._link.subscribe([self.topics.filter(kind)])
-        self._link.subscribe([self.topics.filter(kind) for kind in OWN_KINDS], no_local=True)
-        return len(kinds) + 1
+            self._link.subscribe([self._filter(kind, shared)])
+        if guards:
+            self._link.subscribe([self.topics.filter(kind) for kind in (*OWN_KINDS, "hub")], no_local=True)
+        return len(kinds) + guards
+
+    def leave_shared(self, kinds: Collection[str]) -> None:
+        """Have no more of these shared kinds come to this process, so that others get all of them."""
+        self._link.unsubscribe([self._filter(kind, kinds) for kind in kinds])
+
+    def _filter(self, kind: str, shared: Collection[str]) -> str:
+        plain = self.topics.filter(kind)
+        return f"$share/{SHARE_GROUP}-{kind}/{plain}" if kind in shared else plain
 
     def retain(self, topic: str, payload: bytes) -> None:
         """Retain an encoded bundle on one of the hub's own topics."""
+        self._may_announce()
         self._link.publish(topic, payload, retain=True, content_type=MSGPACK)
 
     def retain_settings(self, node: str, envelope: bytes) -> None:
         """Retain a node's signed settings for it; nothing takes them out of the broker's memory."""
+        self._may_announce()
         self._link.publish(self.topics.settings(node), envelope, retain=True, content_type=MSGPACK)
+
+    def retain_presence(self, envelope: bytes) -> None:
+        """Retain that this hub runs, signed; empty: it runs no more."""
+        self._link.publish(self.topics.hub, envelope, retain=True, content_type=MSGPACK)
 
     def ask_for_receipts(self, node: str) -> None:
         """Ask a node to sign its receipts once more: by an empty message on its settings' topic, which older nodes acknowledge only."""
@@ -189,17 +227,23 @@ class HubLink(BlockPublisher):
             return OwnTopic(address.kind, address.levels[0] if address.levels else None, event)
         if not event.payload:
             return Cleared(event)
-        match address.kind:
-            case "want":
-                return WantArrived(check_name("node", address.levels[0]), codec.decode(Want, event.payload), event)
-            case "state":
-                state = codec.decode(State, event.payload)
-                if state.node != address.levels[0]:
-                    raise mismatch(Code.SCHEMA_MALFORMED, "node of a state", expected=address.levels[0], actual=state.node)
-                return StateArrived(state, event)
-            case "receipt":
-                return ReceiptArrived(address.levels[0], codec.decode(SealedReceipt, event.payload), event)
-            case "telemetry":
-                return WindowArrived(address.levels[0], address.levels[1], codec.decode(Window, event.payload), event)
-            case _:
-                raise Refused(Code.SCHEMA_MALFORMED, f"the hub does not read {address.kind!r} topics")
+        if address.kind == "hub":
+            return PresenceArrived(codec.decode(Envelope, event.payload), event)
+        return _of_node(address, event)
+
+
+def _of_node(address: Address, event: Message) -> HubEvent:
+    match address.kind:
+        case "want":
+            return WantArrived(check_name("node", address.levels[0]), codec.decode(Want, event.payload), event)
+        case "state":
+            state = codec.decode(State, event.payload)
+            if state.node != address.levels[0]:
+                raise mismatch(Code.SCHEMA_MALFORMED, "node of a state", expected=address.levels[0], actual=state.node)
+            return StateArrived(state, event)
+        case "receipt":
+            return ReceiptArrived(address.levels[0], codec.decode(SealedReceipt, event.payload), event)
+        case "telemetry":
+            return WindowArrived(address.levels[0], address.levels[1], codec.decode(Window, event.payload), event)
+        case _:
+            raise Refused(Code.SCHEMA_MALFORMED, f"the hub does not read {address.kind!r} topics")

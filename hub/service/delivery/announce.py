@@ -14,7 +14,8 @@ from hub.service.delivery.deployment_topics import DeploymentTopics
 from hub.service.delivery.retained_topic_check import judge_deployments, judge_index, judge_model, judge_trust
 from hub.signing import deployment_statements
 from hub.signing.key_places import ONLINE
-from hub.signing.tuf_repository import Repository, Standing
+from hub.signing.role_lists import Standing
+from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.analytics_messages import Alert
 from schemas.bundle import ModelBundle, TrustBundle, TrustRoles, TrustTime

@@ -10,8 +10,10 @@ from datetime import datetime, timedelta
 import structlog
 
 from hub.core.publish.metadata_expiry import RESIGN_SECONDS, life
+from hub.signing.metadata_files import Stamp
 from hub.signing.parsed_metadata import parsed
-from hub.signing.tuf_repository import Repository, Standing
+from hub.signing.role_lists import Standing
+from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.bundle import TrustBundle, TrustRoles, TrustTime
 from schemas.deployment_index import DeploymentIndex, ModelSelectors, selectors_of
@@ -29,7 +31,7 @@ _ROLLOUTS_FILE = "rollouts.json"
 class _Statement:
     """Hold a model's deployments as they stand."""
 
-    stamp: tuple[int, int, int] | None
+    stamp: Stamp | None
     envelope: bytes
     said: Deployments
     selectors: tuple[Selector, ...]

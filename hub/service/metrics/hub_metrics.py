@@ -43,7 +43,7 @@ class Counted:
     inbox: Inbox
     notes: Notes
     floods: Floods
-    wants: Wants
+    wants: Wants | None
     tests: Mapping[str, int]
 
 
@@ -125,6 +125,7 @@ class HubMetrics:
         listened = self._listening.seconds
         nodes, findings = nodes_by_status(self._nodes.values(), listened=listened, silent_seconds=self._settings.silent_seconds)
         rollouts, left_out = rollout_figures(self._models())
+        wants = self._counted.wants
         self._figures = Figures(
             gathered_at=self._wall(),
             connected=self._connected,
@@ -140,10 +141,10 @@ class HubMetrics:
             refused=dict(self._counted.notes.refused),
             alerts=dict(self._counted.notes.alerts),
             tests=dict(self._counted.tests),
-            wants=self._counted.wants.taken,
-            blocks=self._counted.wants.sent,
-            block_bytes=self._counted.wants.sent_bytes,
-            blocks_waiting=self._counted.wants.waiting,
+            wants=wants.taken if wants is not None else 0,
+            blocks=wants.sent if wants is not None else 0,
+            block_bytes=wants.sent_bytes if wants is not None else 0,
+            blocks_waiting=wants.waiting if wants is not None else 0,
             expires=self._expiries(),
             memory_bytes=_resident_bytes(),
             database_bytes=self._database_bytes(),

@@ -72,7 +72,9 @@ class Ingest:
         random_bytes: Callable[[int], bytes],
         clock: Callable[[], float],
         listening: ListeningClock,
+        is_mine: Callable[[str], bool] = lambda node: True,
     ) -> None:
+        self._is_mine = is_mine  # Whether this process takes in what a node reports, of several that do.
         self._listening, self._hearing = listening, Hearing(store.database)
         self._store, self._notes, self._releases, self._clock = store, notes, releases, clock
         self._lives = DeviceLives(store.database)
@@ -86,7 +88,7 @@ class Ingest:
         self._rolled_back: set[str] = set()  # nodes whose ledger has shrunk
         self._readers: dict[tuple[bytes, About | None], tuple[bytes, Reader]] = {}  # by the prefix that windows carry, and their subject
         self.nodes: dict[str, fleet.Node] = {}
-        self._early: list[EarlyReceiptRow] = store.early_receipts()
+        self._early: list[EarlyReceiptRow] = self._early_receipts()
         self._flapping = Flapping()
         self._heard: set[str] = set()  # Nodes whose `heard_at` or `last_seen` is newer than in the store.
         self._unproved: set[str] = set()  # Nodes of which the store has no proof, since a receipt has come.
@@ -105,13 +107,24 @@ class Ingest:
 
     def _restore(self) -> None:
         known = known_nodes(self._store, self._roll, listened=self._listening.seconds, now=self._clock())
-        self.nodes.update(known.nodes)
-        self._unproved.update(known.unproved)
+        self.nodes.update({name: node for name, node in known.nodes.items() if self._is_mine(name)})
+        self._unproved.update(known.unproved & self.nodes.keys())
         for name, node in self.nodes.items():
             if node.state.cohort is not None:
                 self._cohorts.named.take(name, node.state.cohort, now=self._clock())
         for model, cohort in self._store.known_cohorts():
             self._open[model, cohort] = set()
+
+    def _early_receipts(self) -> list[EarlyReceiptRow]:
+        return [one for one in self._store.early_receipts() if self._is_mine(one.node)]
+
+    def follow_tests(self) -> None:
+        """Take in which intervals another process has tested."""
+        found: dict[tuple[str, str], set[tuple[bytes, int]]] = defaultdict(set)
+        found.update({key: set() for key in self._open})
+        for model, cohort, release, start in self._store.open_intervals():
+            found[model, cohort].add((release, start))
+        self._open = found
 
     # States
 
@@ -134,7 +147,7 @@ class Ingest:
         if not self._roll.is_revoked(name) or self._roll.forgotten(name) is not None:
             self._lives.erase(name)  # once more: this hub may have kept a report after the operator's command
         self._duplicates.forget(name)
-        self._early = self._store.early_receipts()  # without those of a name that was forgotten or replaced
+        self._early = self._early_receipts()  # without those of a name that was forgotten or replaced
         if self.nodes.pop(name, None) is not None:
             self._silent.discard(name)
             self._flapping.forget(name)
@@ -279,7 +292,7 @@ class Ingest:
             return
         rows = [(check_name("node", event.node), codec.encode(event.sealed)) for event in events]
         kept = self._store.add_early_receipts(rows, at_most=EARLY_RECEIPTS_MAX)
-        self._early = self._store.early_receipts()
+        self._early = self._early_receipts()
         for event in events[kept:]:
             self._notes.refusal(_unknown(event.node), event.message.topic)
 

@@ -1,0 +1,55 @@
+"""`fleetcast hubs`, and commands of a fleet whose metadata is in its database."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hub.cli.errors import Exit
+from tests import warm
+from tests.brokers import Broker
+from tests.databases import needs_postgresql
+from tests.hub.apart import SharedFleet
+from tests.hub.hubs import until
+
+pytestmark = [needs_postgresql, pytest.mark.postgres]
+
+
+@pytest.fixture
+def shared(tmp_path: Path, mosquitto: Broker) -> SharedFleet:
+    return SharedFleet.make(tmp_path / "fleet", mosquitto)
+
+
+def hubs(fleet: SharedFleet, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return warm.run("fleetcast", "hubs", "--dir", fleet.directory, *arguments)
+
+
+def test_hubs_lists_who_leads_and_names_a_part_that_nobody_has(shared: SharedFleet) -> None:
+    shared.publish("1.0.0")
+    with shared.running("controller"):
+        lacking = hubs(shared)
+        with shared.running("ingest", shard="1/1"):
+            whole = until("both", lambda: row if (row := hubs(shared, "--json")).returncode == 0 else None)
+        models = warm.run("fleetcast", "releases", "--dir", shared.directory, "--json")
+    gone = hubs(shared)
+
+    assert lacking.returncode == Exit.REFUSED
+    assert "no process with the role ingest runs" in lacking.stderr
+    rows = {row["name"]: row for row in json.loads(whole.stdout)}
+    assert (rows["controller"]["leads"], rows["ingest-1-of-1"]["leads"], rows["ingest-1-of-1"]["shard"]) == (True, False, "1/1")
+    assert [row["version"] for row in json.loads(models.stdout)] == ["1.0.0"]
+    assert "no process leads; controller did last" in gone.stderr
+
+
+def test_roles_that_make_no_sense_are_refused_before_a_passphrase_is_asked_for(shared: SharedFleet) -> None:
+    for arguments, words in (
+        (("--roles", "ingest,cook"), "ingest,controller,blocks,web"),
+        (("--roles", "web,web"), "each once"),
+        (("--roles", "ingest", "--shard", "3/2"), "shard '3/2' must look like 2/3"),
+        (("--roles", "web", "--shard", "1/2"), "shard 1/2 is of the role ingest"),
+        (("--name", "Ä"), "lower-case"),
+    ):
+        done = warm.run("fleetcast", "hub", shared.directory, *arguments)
+        assert done.returncode in {Exit.USAGE, Exit.REFUSED}, done.stderr
+        assert words in done.stderr
