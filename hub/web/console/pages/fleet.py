@@ -73,9 +73,14 @@ def load(view: View) -> Answer:
             "flow": _flow(view, moving or rollouts),
             "models": _models(view),
             "bytes": _bytes(view),
-            "wall_pages": ["/", *(one.href for one in moving[:ROLLOUTS_MAX]), *(["/drift"] if drifting else [])],
         },
     )
+
+
+def wall_pages(view: View) -> list[str]:
+    """Return the pages that a screen on a wall shows one after another: this one, rollouts that move, and drift if any."""
+    moving = [one.href for one in rollouts_of(view) if one.deployment.state in {"running", "halted"}]
+    return ["/", *moving[:ROLLOUTS_MAX], *(["/drift"] if any(is_open(row) for row in drift_of(view)) else [])]
 
 
 def _sentence(view: View, counts: Counter[ClassName], drifting: int, approvals: int, halted: int) -> Markup:
