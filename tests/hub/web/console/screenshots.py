@@ -1,6 +1,6 @@
 """Take the pictures of docs/images from consoles over hubs with real data: `make screenshots`; needs Debian's chromium.
 
-Two scenes: the plant of the browser tests with a rollout that is half-way, one node that refused it, one that went back and one that fetches;
+Two scenes: the plant of the browser tests with a rollout half-way, of which a node refused, one went back and some fetch;
 and days of real windows in which a signal has moved.
 """
 

@@ -1,5 +1,6 @@
 """Start a rollout by its form: what it says before, what it does, and what becomes of a form that is wrong or late."""
 
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -59,10 +60,8 @@ def test_a_releases_page_says_what_it_would_cost_this_fleet(as_role: Callable[[s
     viewer, operator = as_role("viewer").page(RELEASE), as_role("operator").page(RELEASE)
 
     assert "Planned for this fleet" in text_of(viewer), text_of(viewer)
-    print(text_of(viewer))
-    print(text_of(as_role("operator").page(START)))
-    assert "12 nodes move to 1.4.0 (12 from 1.3.2): about <0.01 MB, <0.01 of it roaming." in text_of(viewer)
-    assert "metered 6 <0.01" in text_of(viewer)
+    assert re.search(MOVES, text_of(viewer)), text_of(viewer)
+    assert re.search(r"metered 6 <?0\.\d+ 0\.\d s roaming 3", text_of(viewer)), text_of(viewer)
     assert f'href="{START}"' not in viewer
     assert "Rolling out needs the role operator; you are viewer." in text_of(viewer)
     assert f'<a class="btn" href="{START}">Roll out 1.4.0…</a>' in operator
@@ -72,10 +71,10 @@ def test_the_question_has_nodes_bytes_and_fields_with_defaults(as_role: Callable
     page = as_role("operator").page(START)
 
     assert heading(page) == "Roll out delay 1.4.0?"
-    assert SENTENCE in text_of(page)
+    assert re.search(SENTENCE, text_of(page)), text_of(page)
     assert 'name="stages" value="50,100"' in page
     assert 'name="soak" value="10"' in page
-    assert "Roll out to 12 nodes" in text_of(page)
+    assert "Roll out to 12 nodes" in text_of(page), text_of(page)
     assert "default 1.3.2 done every node" in text_of(page)
     assert "fleetcast rollout start delay@1.4.0 --stages 50,100 --soak-seconds 600" in page
     assert page.index("autofocus") < page.index('<button class="go')
@@ -165,8 +164,8 @@ def test_a_form_starts_a_rollout_and_a_late_one_sees_both_figures(settled: Plant
     assert deployment.activate is not None
     assert (event.actor, event.body["why"]) == ("shift-2", "<i>faster</i>")
     assert stale.status_code == 412
-    seen = "1.4.0 is running in default, 12 nodes, about <0.01 MB, <0.01 of it roaming now, you saw 1.3.2 is done in default, 12 nodes"
-    assert seen in text_of(stale.text)
+    seen = rf"1\.4\.0 is running in default, 12 nodes, {COST} now, you saw 1\.3\.2 is done in default, 12 nodes, {COST}\."
+    assert re.search(seen, text_of(stale.text)), text_of(stale.text)
     assert 'name="approve" value="50"' in stale.text
     assert "Leave the rollout of 1.4.0 half-way: it runs, at 50 % of its nodes" in text_of(again)
     refused = late.send(START, {**form_of(late), "why": "twice"})
