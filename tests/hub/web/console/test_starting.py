@@ -15,9 +15,9 @@ from tests.hub.web.console.plant import Plant, plant
 
 RELEASE = "/models/delay/releases/1.4.0"
 START = f"{RELEASE}/start"
-SENTENCE = (
-    "12 nodes move to 1.4.0 (12 from 1.3.2): about <0.01 MB, <0.01 of it roaming. A stage begins when the gates of the one before hold."
-)
+COST = r"about <?0\.\d+ MB, <?0\.\d+ of it roaming"
+MOVES = rf"12 nodes move to 1\.4\.0 \(12 from 1\.3\.2\): {COST}\."
+SENTENCE = rf"{MOVES} A stage begins when the gates of the one before hold\. You can halt it at any time, and take nodes back\."
 
 
 @pytest.fixture(scope="module")
