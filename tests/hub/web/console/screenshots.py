@@ -17,7 +17,7 @@ from playwright.sync_api import sync_playwright
 from hub.operations import console_sessions
 from hub.operations.deployed import model_of
 from hub.operations.opened_fleet import OpenedFleet
-from hub.settings import HubSettings
+from hub.settings import load
 from hub.web.server import Server
 from schemas.deployments import is_reached
 from schemas.limits import KIB
@@ -74,7 +74,7 @@ def drifted(folder: Path) -> OpenedFleet:
     days.pass_days(manifest, range(4))
     days.hear(manifest, 3, cohort="lga")
     days.pass_days(manifest, range(4, 7), shift=lambda day: 0.6)
-    settings = HubSettings(fleet="plant", web_listen="127.0.0.1:0")
+    settings = load(days.directory).model_copy(update={"web_listen": "127.0.0.1:0"})
     return OpenedFleet(days.directory, settings, days.store, days.fleet.repository)
 
 
@@ -115,7 +115,7 @@ def main() -> int:
         url = str(server.start())
         try:
             link = f"{url}/login?once={console_sessions.make_link(fleet, name='shift-2', role='operator')}"
-            take(browser, link, url, [("console-drift-dark", "/drift", "dark", 1280, 1100)])
+            take(browser, link, url, [("console-drift-dark", "/drift/delay/1.0.0/nyc", "dark", 1280, 1100)])
         finally:
             server.stop()
         browser.close()
