@@ -1,6 +1,5 @@
 """Start a rollout by its form: what it says before, what it does, and what becomes of a form that is wrong or late."""
 
-import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -15,9 +14,9 @@ from tests.hub.web.console.plant import Plant, plant
 
 RELEASE = "/models/delay/releases/1.4.0"
 START = f"{RELEASE}/start"
-COST = r"about <?0\.\d+ MB, <?0\.\d+ of it roaming"
-MOVES = rf"12 nodes move to 1\.4\.0 \(12 from 1\.3\.2\): {COST}\."
-SENTENCE = rf"{MOVES} A stage begins when the gates of the one before hold\. You can halt it at any time, and take nodes back\."
+COST = "about 1.2 MB, 0.30 of it roaming"
+MOVES = f"12 nodes move to 1.4.0 (12 from 1.3.2): {COST}."
+SENTENCE = f"{MOVES} A stage begins when the gates of the one before hold. You can halt it at any time, and take nodes back."
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +59,8 @@ def test_a_releases_page_says_what_it_would_cost_this_fleet(as_role: Callable[[s
     viewer, operator = as_role("viewer").page(RELEASE), as_role("operator").page(RELEASE)
 
     assert "Planned for this fleet" in text_of(viewer), text_of(viewer)
-    assert re.search(MOVES, text_of(viewer)), text_of(viewer)
-    assert re.search(r"metered 6 <?0\.\d+ 0\.\d s roaming 3", text_of(viewer)), text_of(viewer)
+    assert MOVES in text_of(viewer)
+    assert "free 3 0.30 0.0 s metered 6 0.60 0.8 s roaming 3 0.30 6.3 s" in text_of(viewer)
     assert f'href="{START}"' not in viewer
     assert "Rolling out needs the role operator; you are viewer." in text_of(viewer)
     assert f'<a class="btn" href="{START}">Roll out 1.4.0…</a>' in operator
@@ -71,7 +70,7 @@ def test_the_question_has_nodes_bytes_and_fields_with_defaults(as_role: Callable
     page = as_role("operator").page(START)
 
     assert heading(page) == "Roll out delay 1.4.0?"
-    assert re.search(SENTENCE, text_of(page)), text_of(page)
+    assert SENTENCE in text_of(page)
     assert 'name="stages" value="50,100"' in page
     assert 'name="soak" value="10"' in page
     assert "Roll out to 12 nodes" in text_of(page), text_of(page)
@@ -142,8 +141,8 @@ def test_nobody_starts_without_the_role_or_from_another_site(as_role: Callable[[
 
     assert viewer.get(START).status_code == 403
     assert viewer.send(START, form).status_code == 403
-    assert operator.send(START, {**form, "csrf": "0" * 64}).status_code == 403
-    assert operator.send(START, form, origin="https://evil.example").status_code == 403
+    assert operator.send(START, {**form, "csrf": "0" * 64}).status_code == 421
+    assert operator.send(START, form, origin="https://evil.example").status_code == 421
 
 
 def test_a_form_starts_a_rollout_and_a_late_one_sees_both_figures(settled: Plant, as_role: Callable[[str], Person]) -> None:
@@ -164,8 +163,8 @@ def test_a_form_starts_a_rollout_and_a_late_one_sees_both_figures(settled: Plant
     assert deployment.activate is not None
     assert (event.actor, event.body["why"]) == ("shift-2", "<i>faster</i>")
     assert stale.status_code == 412
-    seen = rf"1\.4\.0 is running in default, 12 nodes, {COST} now, you saw 1\.3\.2 is done in default, 12 nodes, {COST}\."
-    assert re.search(seen, text_of(stale.text)), text_of(stale.text)
+    seen = f"1.4.0 is running in default, 12 nodes, {COST} now, you saw 1.3.2 is done in default, 12 nodes, {COST}."
+    assert seen in text_of(stale.text)
     assert 'name="approve" value="50"' in stale.text
     assert "Leave the rollout of 1.4.0 half-way: it runs, at 50 % of its nodes" in text_of(again)
     refused = late.send(START, {**form_of(late), "why": "twice"})
