@@ -9,6 +9,7 @@ from fleetcast.counted import counted as number_of
 from fleetcast.counted import verb
 from hub.core.rollouts import commands
 from hub.operations import planning
+from hub.operations.rollouts import start_of
 from hub.web.console.moments import counted
 from hub.web.console.page import View
 from hub.web.console.pages.node_words import megabytes
@@ -87,7 +88,7 @@ def planned_of_release(view: View, model: str, version: str) -> Planned | str:
 
     def read() -> Planned | str:
         try:
-            return planned(view, model, commands.Start(version=version))
+            return planned(view, model, start_of({"version": version}))
         except Refused as refused:
             return refused.reason
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from fleetcast.counted import counted as number_of
-from hub.core.rollouts import commands
 from hub.core.rollouts.deployments import Model
 from hub.operations import rollouts
 from hub.operations.deployed import model_of, release_of
@@ -34,7 +33,7 @@ def ask_start(view: View) -> Asking:
     model, version = view.params["model"], view.params["version"]
     release_of(view.fleet.repository, model, version)
     place = _place(view)
-    found = planned(view, model, commands.Start(version=version, **place))
+    found = planned(view, model, rollouts.start_of({"version": version, **place}))
     present = model_of(view.fleet.repository, model)
     before, title = present.get(found.deployment), f"{model} {version}"
     stages = next(text for least, text in STAGES if found.nodes >= least)
@@ -110,8 +109,8 @@ def _place(view: View) -> dict[str, str]:
     if len(found.get("where", "")) > SELECTOR_CHARACTERS_MAX:
         raise Refused(Code.SELECTOR_INVALID, f"the selector is longer than {SELECTOR_CHARACTERS_MAX} characters")
     try:
-        commands.Start(version="1.0.0", **found)
-    except ValueError:
+        rollouts.start_of({"version": view.params["version"], **found})
+    except Refused:
         raise Refused(Code.ROLLOUT_INVALID, "a deployment has a name such as line-1: small letters, digits and dashes") from None
     return found
 

@@ -73,7 +73,7 @@ def test_the_question_has_nodes_bytes_and_fields_with_defaults(as_role: Callable
     assert SENTENCE in text_of(page)
     assert 'name="stages" value="50,100"' in page
     assert 'name="soak" value="10"' in page
-    assert "Roll out to 12 nodes" in text_of(page), text_of(page)
+    assert "Roll out to 12 nodes" in text_of(page)
     assert "default 1.3.2 done every node" in text_of(page)
     assert "fleetcast rollout start delay@1.4.0 --stages 50,100 --soak-seconds 600" in page
     assert page.index("autofocus") < page.index('<button class="go')
