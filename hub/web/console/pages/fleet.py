@@ -233,7 +233,8 @@ def _flow(view: View, rollouts: Sequence[RolloutFacts]) -> dict[str, Any] | None
     name = rollouts[0].model.name
     if not serving(view, name):
         return None
-    return {"model": name, "href": path("models", name), "picture": picture_of(view, name, coming, present)}
+    picture = picture_of(view, name, coming, present)
+    return {"model": name, "href": path("models", name), "picture": picture} if picture is not None else None
 
 
 def _models(view: View) -> list[dict[str, Any]]:
