@@ -86,7 +86,7 @@ def test_the_fleets_page_says_what_is_not_well_and_its_classes_add_up(as_role: C
     assert "receipts, 4 of 6 needed" in text_of(page)
     assert "failures 1 of at most 1: one more halts it" in text_of(page)
     assert 'href="/nodes?where=state%3Drefused"' in page
-    assert "delay 1.4.0 4, 1.3.2 8 12" in text_of(page)  # Who runs what, as a table before a first hour is over.
+    assert "delay 1.3.2 8, 1.4.0 4 12" in text_of(page)  # Who runs what, as a table before a first hour is over.
 
 
 def test_a_rollouts_page_says_what_it_waits_for_and_why_nodes_failed(as_role: Callable[[str], Person]) -> None:
