@@ -35,6 +35,7 @@ PLACES = {
     "version": "1.4.0",
 }  # No stream was tested here: a stream's page is tested by itself.
 EVENT_SECONDS_MAX = 2.0
+ASKED_FOR = ("status of 404", "status of 409")  # Which a browser complains of: pages that are not there, and a form that is wrong.
 SEEN: dict[str, float] = {}  # What was measured on the way, for tests/hub/web/console/browser.py.
 
 
@@ -88,7 +89,9 @@ def look(browser: Any, at: Plant) -> Iterator[Callable[..., Any]]:
         page.on("request", lambda request: None if request.url.startswith((at.url, "data:")) else foreign.append(request.url))
         page.on(
             "console",
-            lambda message: complaints.append(message.text) if message.type == "error" and "status of 404" not in message.text else None,
+            lambda message: (
+                complaints.append(message.text) if message.type == "error" and not any(code in message.text for code in ASKED_FOR) else None
+            ),
         )
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(at.link(role))
