@@ -160,7 +160,7 @@ bench-roles: $(STAMP)  ## run a hub in several processes on a real PostgreSQL an
 bench-simulate: $(STAMP)  ## measure `fleetcast simulate` on a fleet of 100,000 nodes; writes bench/results.json; 2 minutes
 	$(BIN)/python -m bench simulate
 
-.PHONY: bench-console test-console
+.PHONY: bench-console test-console screenshots
 bench-console: $(STAMP)  ## measure console and API at 10,000 nodes; writes bench/results.json; 2 minutes
 	$(BIN)/python -m bench console
 
@@ -168,6 +168,10 @@ AXE := .axe/node_modules/axe-core/axe.min.js
 test-console: $(STAMP) $(AXE)  ## the console in Debian's chromium, with axe-core by npm; writes bench/results.json; 3 minutes
 	@.ci/packages chromium
 	AXE=$(CURDIR)/$(AXE) $(BIN)/python -m tests.hub.web.console.browser --write
+
+screenshots: $(STAMP)  ## take the pictures of the console for README and docs/console.md, in Debian's chromium; 2 minutes
+	@.ci/packages chromium
+	$(BIN)/python -W ignore -m tests.hub.web.console.screenshots
 
 $(AXE):
 	@command -v npm >/dev/null || { echo "axe-core is installed by npm, which is missing. On Debian: apt-get install npm" >&2; exit 1; }

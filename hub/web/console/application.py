@@ -23,6 +23,7 @@ from hub.web.console import forms, login, rendering, waiting
 from hub.web.console.live import Live
 from hub.web.console.page import Answer, Asking, Done, Given, Page, Question, View
 from hub.web.console.pages import PAGES, QUESTIONS
+from hub.web.console.pages.fleet import wall_pages
 from hub.web.console.pages.matters import count_of_matters
 from hub.web.console.refusals import NotThere, Wrong, bug, may_not, no_right, of_refused
 from hub.web.console.shared import Shared
@@ -78,6 +79,7 @@ class Console:
             "matters": count_of_matters(view),
             "csrf": csrf,
             "wall": view.query.get("wall") == "1",
+            "wall_pages": wall_pages(view) if view.query.get("wall") == "1" else (),
         }
 
     def values(self, page: Page, view: View, answer: Answer) -> dict[str, Any]:
@@ -162,12 +164,22 @@ def _asked(own: Console, question: Question) -> Handler:
     return handle
 
 
-async def _question(own: Console, request: Request, view: View, asking: Asking, *, stale: str = "", status: int = 200) -> Response:
+async def _question(
+    own: Console,
+    request: Request,
+    view: View,
+    asking: Asking,
+    *,
+    stale: str = "",
+    status: int = 200,
+    given: Mapping[str, str] | None = None,
+) -> Response:
     cookie = request.cookies.get(login.cookie_name(request), "")
 
     def made() -> str:
         values = own.frame(view, asking.section, csrf=forms.token_of(cookie, request.url.path))
-        return rendering.page("question.html", {**values, "asking": asking, "stale": stale, "action": view.address})
+        asked = {"asking": asking, "stale": stale, "action": view.address, "given": given or {}}
+        return rendering.page(asking.template, {**values, **asking.values, **asked})
 
     return _html(await run_in_threadpool(made), status)
 
@@ -183,30 +195,39 @@ def _answered(own: Console, question: Question) -> Handler:
         forms.check_token(fields, request.cookies.get(login.cookie_name(request), ""), request.url.path)
         view = View.of(request, own.door.of_request(session.actor), own.shared, session, int(time.time()))
         asking = await run_in_threadpool(question.ask, view)
-        reason = fields.get("why", "").strip()
-        _check_given(asking, fields, reason)
         if fields.get("etag", "") != asking.etag:
-            return await _question(own, request, view, asking, stale=_changed(asking, fields), status=412)
-        given = Given(fields, reason, asking.etag)
+            return await _question(own, request, view, asking, stale=_changed(asking, fields), status=412, given=fields)
         try:
-            done: Done = await run_in_threadpool(question.do, view, given)
-            if done.number is not None:
-                state = await waiting.answer_of(view.fleet, done.number)
-                if state == "open":
-                    said = "The hub has not answered yet. It does this as soon as it runs."
-                    return await _wrong(own, request, Wrong(202, said, title="asked"), session)
+            return await _do(own, request, question, view, asking, fields)
         except Refused as refused:
-            if refused.code != Code.REQUEST_STALE:
+            if refused.code == Code.REQUEST_STALE:
+                asking = await run_in_threadpool(question.ask, view)
+                return await _question(own, request, view, asking, stale=_changed(asking, fields), status=412, given=fields)
+            if not asking.fields:
                 raise
-            asking = await run_in_threadpool(question.ask, view)
-            return await _question(own, request, view, asking, stale=_changed(asking, fields), status=412)
-        own.shared.forget()
-        if done.template:
-            values = {**await run_in_threadpool(own.frame, view, asking.section), **done.values}
-            return _html(rendering.page(done.template, values))
-        return RedirectResponse(done.location, status_code=303, headers=dict(rendering.HEADERS))
+            wrong = of_refused(refused)  # What somebody wrote stays in the form.
+            return await _question(own, request, view, asking, stale=str(wrong.sentence), status=wrong.status, given=fields)
 
     return handle
+
+
+async def _do(own: Console, request: Request, question: Question, view: View, asking: Asking, fields: Mapping[str, str]) -> Response:
+    """Do what a form asks for, and wait a while for the hub's answer.
+
+    Raises:
+        Refused: a field is wrong, or the hub refuses it.
+    """
+    reason = fields.get("why", "").strip()
+    _check_given(asking, fields, reason)
+    done: Done = await run_in_threadpool(question.do, view, Given(fields, reason, asking.etag))
+    if done.number is not None and await waiting.answer_of(view.fleet, done.number) == "open":
+        said = "The hub has not answered yet. It does this as soon as it runs."
+        return await _wrong(own, request, Wrong(202, said, title="asked"), view.session)
+    own.shared.forget()
+    if done.template:
+        values = {**await run_in_threadpool(own.frame, view, asking.section), **done.values}
+        return _html(rendering.page(done.template, values))
+    return RedirectResponse(done.location, status_code=303, headers=dict(rendering.HEADERS))
 
 
 def _check_given(asking: Asking, fields: Mapping[str, str], reason: str) -> None:

@@ -98,6 +98,8 @@ class Asking:
     type_name: str = ""  # What has to be typed, where it cannot be undone.
     fields: Sequence["Input"] = ()
     section: Section = "Models"
+    template: str = "question.html"
+    values: Mapping[str, Any] = field(default_factory=dict)  # What a template of its own shows besides.
     figure: str = ""  # What its counts are, in words: shown beside the new ones where it has changed meanwhile.
 
 
@@ -110,6 +112,8 @@ class Input:
     value: str = ""
     characters_max: int = 200
     is_required: bool = True
+    kind: Literal["text", "check"] = "text"  # A box that is ticked sends "yes".
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

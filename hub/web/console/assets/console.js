@@ -11,7 +11,7 @@ const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 const regions = new Map([...document.querySelectorAll("[data-live]")].map((one) => [one.dataset.live, one]));
 const waiting = new Map();
-let held = false, lastAt = "", lastBeat = Date.now(), source = null;
+let held = false, lastAt = clock.dataset.at, lastBeat = Date.now(), source = null;
 
 function live() {
   if (!main || !main.dataset.page || !regions.size) return;
@@ -43,6 +43,7 @@ function beat(at) {
   lastBeat = Date.now();
   clock.classList.add("on");
   clock.classList.remove("stale");
+  document.body.classList.remove("stale");
   clockText.textContent = held ? `held at ${at} UTC` : `live, ${at} UTC`;
   if (said.textContent.startsWith("Stale")) said.textContent = "";
 }
@@ -52,7 +53,8 @@ setInterval(() => {
   if (!source || Date.now() - lastBeat < STALE_MS || clock.classList.contains("stale")) return;
   clock.classList.remove("on");
   clock.classList.add("stale");
-  clockText.textContent = lastAt ? `stale since ${lastAt}` : "not live";
+  document.body.classList.add("stale");
+  clockText.textContent = `stale since ${lastAt}`;
   said.textContent = `Stale since ${lastAt}: the hub does not answer. What you see is of then. Trying again.`;
 }, 1000);
 
@@ -201,7 +203,7 @@ function step(by) {
 
 function hold() {
   held = !held;
-  if (lastAt) clockText.textContent = held ? `held at ${lastAt} UTC` : `live, ${lastAt} UTC`;
+  if (clock.classList.contains("on")) clockText.textContent = held ? `held at ${lastAt} UTC` : `live, ${lastAt} UTC`;
   said.textContent = held ? "Live updates are held." : "Live updates go on.";
   settle();
 }

@@ -4,8 +4,14 @@ from collections.abc import Sequence
 from typing import Final
 
 from hub.web.console.page import Page, Question
-from hub.web.console.pages import drift, fleet, keys, listed, node_questions, rollout, rollout_questions
+from hub.web.console.pages import drift, fleet, keys, listed, node_questions, rollout, rollout_questions, rollout_start
 
 # An address is answered by the first that matches it, questions before pages.
 PAGES: Final[Sequence[Page]] = (*fleet.PAGES, *rollout.PAGES, *keys.PAGES, *listed.PAGES)
-QUESTIONS: Final[Sequence[Question]] = (*rollout_questions.QUESTIONS, *node_questions.QUESTIONS, *drift.QUESTIONS, *keys.QUESTIONS)
+QUESTIONS: Final[Sequence[Question]] = (
+    *rollout_questions.QUESTIONS,
+    *rollout_start.QUESTIONS,
+    *node_questions.QUESTIONS,
+    *drift.QUESTIONS,
+    *keys.QUESTIONS,
+)

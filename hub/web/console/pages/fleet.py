@@ -73,9 +73,14 @@ def load(view: View) -> Answer:
             "flow": _flow(view, moving or rollouts),
             "models": _models(view),
             "bytes": _bytes(view),
-            "wall_pages": ["/", *(one.href for one in moving[:ROLLOUTS_MAX]), *(["/drift"] if drifting else [])],
         },
     )
+
+
+def wall_pages(view: View) -> list[str]:
+    """Return the pages that a screen on a wall shows one after another: this one, rollouts that move, and drift if any."""
+    moving = [one.href for one in rollouts_of(view) if one.deployment.state in {"running", "halted"}]
+    return ["/", *moving[:ROLLOUTS_MAX], *(["/drift"] if any(is_open(row) for row in drift_of(view)) else [])]
 
 
 def _sentence(view: View, counts: Counter[ClassName], drifting: int, approvals: int, halted: int) -> Markup:
@@ -228,7 +233,8 @@ def _flow(view: View, rollouts: Sequence[RolloutFacts]) -> dict[str, Any] | None
     name = rollouts[0].model.name
     if not serving(view, name):
         return None
-    return {"model": name, "href": path("models", name), "picture": picture_of(view, name, coming, present)}
+    picture = picture_of(view, name, coming, present)
+    return {"model": name, "href": path("models", name), "picture": picture} if picture is not None else None
 
 
 def _models(view: View) -> list[dict[str, Any]]:

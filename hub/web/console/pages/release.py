@@ -12,6 +12,7 @@ from hub.web.console.moments import moment
 from hub.web.console.page import Answer, Page, View
 from hub.web.console.pages.models import manifests_of
 from hub.web.console.pages.node_words import megabytes
+from hub.web.console.pages.release_plan import cost, planned_of_release, rows, warnings, who
 from hub.web.console.pages.releases_words import serving
 from hub.web.console.refusals import NotThere, Wrong
 from hub.web.console.sentence import bold, code, link, listed, path, said
@@ -39,12 +40,23 @@ def load(view: View) -> Answer:
     lacks = Checks(view.fleet.directory / "checks").against(manifest, view.fleet.settings.checks_required)
     needed = needed_as(present_deployments(view.fleet.repository, model)).get(digest)
     nodes = serving(view, model)[version]
+    plan = planned_of_release(view, model, version)
     return Answer(
         _sentence(manifest, checks, lacks),
         f"fleetcast plan {model}@{version}; fleetcast check {model}@{version} --profile pi4,gateway,tiny",
         {
             "release": manifest,
             "lacks": lacks,
+            "start": path("models", model, "releases", version, "start"),
+            "plan": plan,
+            "plan_text": plan[:1].upper() + plan[1:]
+            if isinstance(plan, str)
+            else f"{who(plan)}: {cost(plan)}"
+            if plan.moves
+            else who(plan),
+            "plan_held": "" if isinstance(plan, str) else megabytes(plan.bytes_reused),
+            "plan_links": [] if isinstance(plan, str) else rows(plan),
+            "plan_warnings": [] if isinstance(plan, str) else warnings(plan),
             "variants": [_variant(manifest, one) for one in manifest.variants],
             "checks": [_check(name, one, view.now) for name, one in sorted(checks.items())],
             "watches": _watches(manifest),

@@ -28,11 +28,11 @@ def serving_links(counts: "Counter[str]", model: str) -> list[dict[str, Any]]:
 
 
 def picture_of(view: View, model: str, coming: str, present: str) -> Picture | None:
-    """Return the picture of a model's releases, made anew once a minute; None where the hub has not written an hour down yet."""
+    """Return the picture of a model's releases, made anew once a minute; None before a first hour is over."""
 
     def drawn() -> Picture | None:
         hours = ReleaseHours(view.fleet.store.database).of_model(model, since=view.now - (POINTS - 1) * STEP_SECONDS)
-        if not hours:
+        if not hours or view.now - hours[0].hour < HOUR:  # One moment is no picture.
             return None
         step, points = scale(hours[0].hour, view.now)
         found = release_flow(hours, dict(serving(view, model)), now=view.now, points=points, step_seconds=step)

@@ -18,6 +18,7 @@ from hub.web.console.pages import PAGES
 from schemas.deployments import is_reached
 from schemas.selectors import NodeFacts
 from tests.hub.hubs import Device, until
+from tests.hub.web.console.lines import Line
 from tests.hub.web.console.plant import Plant, plant
 
 pytestmark = pytest.mark.console
@@ -26,6 +27,7 @@ playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 AXE = os.environ.get("AXE", "")
 ROLLOUT = "/models/delay/deployments/default/rollouts"
+START = "/models/delay/releases/1.4.0/start"
 PLACES = {
     "model": "delay",
     "deployment": "default",
@@ -33,6 +35,7 @@ PLACES = {
     "version": "1.4.0",
 }  # No stream was tested here: a stream's page is tested by itself.
 EVENT_SECONDS_MAX = 2.0
+ASKED_FOR = ("status of 404", "status of 409")  # Which a browser complains of: pages that are not there, and a form that is wrong.
 SEEN: dict[str, float] = {}  # What was measured on the way, for tests/hub/web/console/browser.py.
 
 
@@ -86,7 +89,9 @@ def look(browser: Any, at: Plant) -> Iterator[Callable[..., Any]]:
         page.on("request", lambda request: None if request.url.startswith((at.url, "data:")) else foreign.append(request.url))
         page.on(
             "console",
-            lambda message: complaints.append(message.text) if message.type == "error" and "status of 404" not in message.text else None,
+            lambda message: (
+                complaints.append(message.text) if message.type == "error" and not any(code in message.text for code in ASKED_FOR) else None
+            ),
         )
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(at.link(role))
@@ -119,7 +124,7 @@ def test_every_page_is_quiet_and_fits_on_wide_and_narrow_screens(look: Callable[
     page = look("admin")
     for width in (1280, 1024, 820, 390):
         page.set_viewport_size({"width": width, "height": 844})
-        for address in addresses():
+        for address in [*addresses(), START]:
             answer = page.goto(at.url + address)
             assert answer.status == 200, address
             assert page.evaluate("document.documentElement.scrollWidth") <= width, (address, width)
@@ -131,7 +136,7 @@ def test_axe_finds_no_serious_fault_on_any_page(look: Callable[..., Any], at: Pl
     if not AXE:
         pytest.skip("AXE names no axe.min.js: run `make test-console`")
     page, found = look("admin", color_scheme=scheme, bypass_csp=True), list[str]()
-    for address in [*addresses(), f"{ROLLOUT}/halt", "/keys/make", "/logout", "/nowhere"]:
+    for address in [*addresses(), f"{ROLLOUT}/halt", START, "/keys/make", "/logout", "/nowhere"]:
         page.goto(at.url + address)
         page.evaluate(Path(AXE).read_text())
         result = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
@@ -261,3 +266,79 @@ def test_a_row_that_changed_is_marked_and_a_session_that_is_over_is_said(look: C
     page.wait_for_url(f"{at.url}/login")
     page.goto(at.url + ROLLOUT)
     assert page.url == f"{at.url}/login?next=%2Fmodels%2Fdelay%2Fdeployments%2Fdefault%2Frollouts"
+
+
+def test_a_rollout_is_started_by_its_form_and_a_stage_moves(look: Callable[..., Any], at: Plant) -> None:
+    at.publish("1.5.0", 2)
+    page = look()
+    page.goto(f"{at.url}/models/delay/releases/1.5.0")
+    assert "nodes move to 1.5.0" in page.locator("#plan").inner_text()
+    page.click("text=Roll out 1.5.0…")
+    assert page.locator("h1").inner_text() == "Roll out delay 1.5.0?"
+    assert page.evaluate("document.activeElement.classList.contains('btn')")  # The safe choice.
+    page.fill("input[name=soak]", "0")
+    page.fill("input[name=why]", "by the form")
+    page.click("main button.go")
+    page.wait_for_url(at.url + ROLLOUT)
+    page.wait_for_selector("#clock.on")
+    so(page, "document.querySelector('h1').textContent.includes('1.5.0: stage 1 of 2')")
+    at.serve(of_stage(at, 1), "1.5.0")
+    so(page, "document.querySelector('h1').textContent.includes('1.5.0: stage 2 of 2')")
+    event = next(one for one in at.opened.store.changes(limit=20) if one.body.get("why") == "by the form")
+    assert event.actor == "shift-2"
+
+
+def test_the_form_that_starts_works_narrow_and_without_javascript(look: Callable[..., Any], at: Plant) -> None:
+    page = look(java_script_enabled=False, viewport={"width": 390, "height": 844})
+    page.goto(f"{at.url}/models/delay/releases/1.3.2")
+    page.click("text=Roll out 1.3.2…")
+    page.fill("input[name=stages]", "100,50")
+    page.fill("input[name=approve]", "50")
+    page.click("main button.go")
+
+    assert "must rise and end at 100" in page.locator("[role=alert]").inner_text()
+    assert page.locator("input[name=approve]").input_value() == "50"
+    assert page.locator("body").bounding_box()["width"] <= 390
+    for field in page.locator("main input:not([type=hidden]):visible").all():
+        assert field.bounding_box()["x"] + field.bounding_box()["width"] <= 390
+
+
+def test_a_screen_on_a_wall_shows_one_page_after_another_without_a_bar(browser: Any, at: Plant) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.clock.install()
+    page.goto(at.link("viewer"))
+    page.click("main button.go")
+    page.wait_for_url(f"{at.url}/")
+    page.goto(f"{at.url}/?wall=1")
+
+    assert not page.locator("header.bar").is_visible()
+    assert page.evaluate("getComputedStyle(document.querySelector('h1')).fontSize") == "28px"
+    for address in (ROLLOUT, "/", ROLLOUT):
+        page.clock.fast_forward(30_000)
+        page.wait_for_url(f"{at.url}{address}?wall=1")
+    context.close()
+
+
+def test_a_page_that_hears_nothing_says_since_when_and_follows_again(browser: Any, at: Plant) -> None:
+    with Line(at.url) as line:
+        context = browser.new_context()
+        page = context.new_page()
+        page.clock.install()
+        page.goto(at.link("viewer").replace(at.url, line.url))
+        page.click("main button.go")
+        page.wait_for_url(f"{line.url}/")
+        page.goto(f"{line.url}/?wall=1")
+        page.wait_for_selector("#clock.on", state="attached")
+        line.cut()
+        page.clock.fast_forward(26_000)
+        so(page, "document.body.classList.contains('stale')")
+        stale = page.locator("#said").inner_text()
+
+        assert re.match(r"Stale since \d\d:\d\d:\d\d: the hub does not answer\. What you see is of then\.", stale), stale
+        assert page.locator("#said").bounding_box()["height"] > 20  # It is seen, on a wall too.
+        assert page.locator("#clock-text").text_content().startswith("stale since ")
+        line.mend()
+        so(page, "!document.body.classList.contains('stale')")
+        assert page.locator("#said").text_content() == ""
+        context.close()

@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from html import unescape
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -16,6 +17,7 @@ from hub.database.rows import NodeRow
 from hub.operations.drift_effect import effects
 from hub.operations.snapshot import Snapshots
 from hub.web.application import application
+from hub.web.console import rendering
 from hub.web.console.shared import Shared
 from hub.web.guard import LOOPBACK_NAMES, Door
 from schemas import codec
@@ -28,6 +30,7 @@ from tests.hub.web.fleets import Asked, copied
 
 SignIn = Callable[[str], Person]
 HOSTILE = "<script>alert(1)</script>\x1b[31m\u202e"
+TEMPLATES = sorted((Path(rendering.__file__).parent / "templates").glob("*.html"))
 PATHS = ("/models", "/models/m", "/models/m/releases/1.1.0", "/nodes", "/nodes/n0", "/drift", "/bytes", "/alerts", "/audit")
 
 
@@ -227,6 +230,14 @@ def test_the_effect_on_answers_has_a_whisker_and_is_none_within_chance() -> None
 
     assert [(one.signal, one.answer, one.more_a_day) for one in found] == [("defect", "yes", 251)]
     assert found[0].whisker == pytest.approx(0.009)
+
+
+def test_a_region_has_nothing_beside_its_block_that_an_update_would_take_away() -> None:
+    found = [(page.name, page.read_text(), one) for page in TEMPLATES for one in re.finditer(r'data-live="(\w+)"[^>]*>', page.read_text())]
+
+    assert len(found) > 10
+    for name, text, one in found:
+        assert text[one.end() :].startswith(f"{{% block live_{one[1]} %}}"), (name, one[1])
 
 
 def test_what_viewers_choose_does_not_fill_the_memory() -> None:

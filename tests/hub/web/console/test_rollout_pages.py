@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from html import unescape
 from typing import Any
 
 import httpx
@@ -85,6 +86,7 @@ def test_the_fleets_page_says_what_is_not_well_and_its_classes_add_up(as_role: C
     assert "receipts, 4 of 6 needed" in text_of(page)
     assert "failures 1 of at most 1: one more halts it" in text_of(page)
     assert 'href="/nodes?where=state%3Drefused"' in page
+    assert "delay 1.3.2 8, 1.4.0 4 12" in text_of(page)  # Who runs what, as a table before a first hour is over.
 
 
 def test_a_rollouts_page_says_what_it_waits_for_and_why_nodes_failed(as_role: Callable[[str], Person]) -> None:
@@ -104,6 +106,18 @@ def test_a_rollouts_page_says_what_it_waits_for_and_why_nodes_failed(as_role: Ca
     assert f"{PAGE}/halt" not in page
     assert "<code>fleetcast rollout status delay --nodes</code>" in page
     assert '<noscript><meta http-equiv="refresh" content="30"></noscript>' in page
+
+
+def test_a_screen_on_a_wall_goes_from_each_page_to_the_next(as_role: Callable[[str], Person]) -> None:
+    viewer = as_role("viewer")
+    for path in ("/", PAGE, "/drift"):
+        page = viewer.page(f"{path}?wall=1")
+        found = re.search(r'data-wall="([^"]*)"', page)
+        assert found is not None, path
+        assert json.loads(unescape(found[1])) == ["/", PAGE], path
+        assert '<body class="wall">' in page
+        assert 'class="wall"' not in viewer.page(path)
+    assert viewer.get("/?wall=1&wall=1").status_code == 422
 
 
 @pytest.mark.parametrize(
