@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MARKER = "in-database"  # A file of this name in the folder says that the rest is in the fleet's database.
 S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
-Stamp = tuple[int, ...]  # Of a file: it changes whenever the file is written, and says nothing else.
+Stamp = tuple[int, ...]  # A number that changes whenever its file is written, and says nothing else.
 
 # A folder's time of change has the steps of the kernel's clock: two changes within one of them leave the same time, as they do for git.
 SETTLED_NS = 1_000_000_000

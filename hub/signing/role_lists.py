@@ -22,7 +22,7 @@ class Standing:
     """Hold what is signed of a model by numbers that change with it: its announcement stays as it is while they do."""
 
     release_role: int  # Version of the model's role that the snapshot lists; 0 where it lists none that counts.
-    deployments: Stamp | None  # Of the file of its deployments.
+    deployments: Stamp | None  # It changes with the file of its deployments.
     rollout: str | None  # Digest of what earlier nodes read.
 
 
