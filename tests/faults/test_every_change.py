@@ -108,6 +108,7 @@ FOUND = [
     ("hub", "readonly", 42, 2),
     ("n0", "full", 1426, 5),  # an older message that waited for room took the place of a newer one
     ("n0", "readonly", 291, 5),
+    ("n0", "full", 286, 5),  # an answer that proved the endpoint was forgotten before its receipt was written down
     ("n0", "io", 479, 6),  # a switch that met a broken disk was taken for overtaken when it was done again
     ("n0", "readonly", 924, 3),  # what was restored was served only after something about it was written down
 ]

@@ -49,7 +49,7 @@ class Endpoint:
                 self.prove(slot.model, slot.serving)
 
     def forget(self, model: str) -> None:
-        """Ask no more for a model that was removed."""
+        """Ask no more: it is proven, and that is written down, or the model was removed."""
         self._unproven.pop(model, None)
 
     def tick(self) -> None:
@@ -59,13 +59,16 @@ class Endpoint:
                 self._ask(model, one)
 
     def heard(self, event: EndpointAnswered) -> bool | None:
-        """Return whether this answer is the release's own; else it is asked again, ever more seldom. None: nobody waits for it any more."""
+        """Return whether this answer is the release's own; else it is asked again, ever more seldom. None: nobody waits for it any more.
+
+        The caller calls `forget` once it has written down what is proven. Until then the same answer is heard again.
+        """
         one = self._unproven.get(event.model)
         if one is None or one.number != event.number:  # another release was switched to since
             return None
         one.asking = False
         if event.answered_by == event.target.digest:
-            del self._unproven[event.model]
+            one.asks_at = self._monotonic() + AGAIN_SECONDS_MAX
             return True
         one.tries += 1
         one.asks_at = self._monotonic() + min(AGAIN_SECONDS_MAX, AGAIN_SECONDS_MIN * 2 ** min(one.tries, 10))

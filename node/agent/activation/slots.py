@@ -197,12 +197,12 @@ class Slots:
     def endpoint_answered(self, event: EndpointAnswered) -> None:
         """Take in that the endpoint was asked: what answers there is reported as served, and what clients do not get is brought back."""
         found, slot = self._endpoint.heard(event), self._slots.get(event.model)
-        serving = slot.serving if slot is not None else None
-        if serving is None or serving != event.target:
-            return
+        serving = event.target if slot is not None and slot.serving == event.target else None
+        if found and slot is not None and serving is not None:
+            self._receipts.sign(slot, lifecycle.Report("serving", serving))
         if found:
-            self._receipts.sign(self._slots[event.model], lifecycle.Report("serving", serving))
-        elif found is False and is_not_served(event) and serving.digest not in self._restoring:
+            self._endpoint.forget(event.model)  # after what was proven is written down: on a full disk it is heard once more
+        elif found is False and serving is not None and is_not_served(event) and serving.digest not in self._restoring:
             log.error("endpoint.not_serving", model=event.model, version=serving.version, reason=str(event.error))
             self._restore(event.model, serving)
 

@@ -104,7 +104,8 @@ class Broker:
         return present
 
     def publish(self, packet: Packet) -> None:
-        self.counts[packet.sender, packet.topic.split("/")[2]] += 1
+        kind = "presence" if packet.topic.endswith("/hub") else packet.topic.split("/")[2]
+        self.counts[packet.sender, kind] += 1
         if packet.retain:
             if packet.payload:
                 self.retained[packet.topic] = packet

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from hub.core.roles.rivals import BEAT_SECONDS
 from hub.core.rollouts.refusals import findings_of
 from schemas import codec
 from schemas.deployments import Deployment
@@ -17,6 +18,7 @@ from tests.simulation.whole_fleet.template import KINDS
 BAD = {version for version, kind in KINDS.items() if kind in ("broken", "crashing")}
 STORM_SECONDS = 1200.0
 CONNECTS_MAX = 3  # in that time, at rest
+BEATS_MAX = STORM_SECONDS / BEAT_SECONDS + 5
 MESSAGES_MAX = 25  # of one client: a state every five minutes, and what renewals cost
 
 
@@ -129,7 +131,10 @@ def _storms(fleet: Fleet) -> Iterator[str]:
         grown = {
             kind: count - before.get((name, kind), 0) for (name, kind), count in fleet.broker.counts.items() if name == machine_id(machine)
         }
-        connects, messages = grown.pop("connect", 0), sum(grown.values())
+        beats, connects = grown.pop("presence", 0), grown.pop("connect", 0)  # no node reads a hub's presence
+        messages = sum(grown.values())
+        if beats > BEATS_MAX:
+            yield f"{machine.name} said {beats} times in {STORM_SECONDS:.0f} s that it is there"
         if connects > CONNECTS_MAX:
             yield f"{machine.name} connected {connects} times in {STORM_SECONDS:.0f} s at rest"
         if messages > MESSAGES_MAX:
