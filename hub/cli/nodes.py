@@ -122,6 +122,9 @@ def list_(node: str | None, where: str | None, after: str, limit: int | None, di
       fleetcast nodes gateway-17 --json
     """
     wanted, limit = choice(), limit or (ALL if as_json else PAGE)
+    if node is not None and (wanted.columns or wanted.sort or where is not None):
+        given = "--columns" if wanted.columns else "--sort" if wanted.sort else "--where"
+        raise click.UsageError(f"{given} is for the list of nodes, and {node!r} is one: leave it out, or list with --where node={node}")
     if (hub := remote()) is not None:
         _list_remote(hub, node, where, after, limit, as_json=as_json)
         return

@@ -1,5 +1,6 @@
 """`fleetcast rollout status`: a line a deployment, its gates, and a line a node that says in which class it is and why."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +52,9 @@ def status(model: str | None, directory: Path, as_json: bool, **said: Any) -> No
       fleetcast rollout status delay --nodes --where state=waiting
     """
     if (said["wants_nodes"] or said["where"] is not None) and model is None:
-        raise click.UsageError("--nodes needs a model: fleetcast rollout status MODEL --nodes")
+        what = "--nodes needs a model" if said["wants_nodes"] else "--where selects nodes here, not rollouts, and needs a model"
+        where = f" --where {shlex.quote(said['where'])}" if said["where"] is not None else ""
+        raise click.UsageError(f"{what}: fleetcast rollout status MODEL --nodes{where if said['wants_nodes'] else ' --where site=jfk'}")
     if said["wants_nodes"] and said["wants_gates"]:
         raise click.UsageError("give --nodes or --gates, not both")
     if (hub := remote()) is not None:

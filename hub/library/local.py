@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS: Final = 0.3
 PAGE: Final = 1000
+NO_HUB: Final = "no hub runs here now: it waits until one starts"
 ACTOR_VARIABLE: Final = "FLEETCAST_ACTOR"
 COMMANDS: Final[Mapping[Action, type[commands.OfDeployment]]] = {
     "halt": commands.Halt,
@@ -128,7 +129,7 @@ class LocalBackend:
         check_model(self._fleet.repository, model)
         prepared = rollouts.start(self._fleet, model, rollouts.start_of(wish), require_check=bool(wish.get("require_check")))
         done = self._asked(model, prepared.command, wait_seconds)
-        return replace(done, warnings=prepared.warnings, notes=prepared.notes), prepared.deployment
+        return replace(done, warnings=prepared.warnings, notes=(*prepared.notes, *done.notes)), prepared.deployment
 
     def act(self, action: Action, model: str, deployment: str | None, wait_seconds: float) -> Done:
         """Queue a command about a rollout."""
@@ -153,6 +154,8 @@ class LocalBackend:
         while done.state == "open" and opening.hub_runs(self._fleet.directory) and time.monotonic() < until:
             time.sleep(LOOK_SECONDS)
             done = self.operation(number)
+        if done.state == "open" and not opening.hub_runs(self._fleet.directory):
+            return replace(done, notes=(NO_HUB,))
         return done
 
     def events(self, after: int | None) -> Iterator[Row]:

@@ -76,6 +76,7 @@ def api(door: Door, snapshots: Snapshots | None = None) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
+    app.state.besides = operations.Besides()
     route_class = guarded(door, ROUTES, PREFIX)
     routers = (
         token_routes.router(route_class),

@@ -4,8 +4,9 @@ import asyncio
 import json
 import re
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.routing import APIRoute
@@ -22,10 +23,13 @@ from hub.operations.opened_fleet import OpenedFleet
 from hub.operations.rollouts import Prepared
 from hub.web import documents
 from hub.web.parameters import Fleet
-from hub.web.problems import Refusal
+from hub.web.problems import Refusal, in_fields
+from schemas.deployments import name_of
 from schemas.errors import Code, Refused
+from schemas.selectors import from_labels, parse
 
 LOOK_SECONDS = 0.2
+KEPT_MAX: Final = 1000  # Operations of which it is known what was answered besides; a client repeats a request at once.
 
 
 class Queued(NamedTuple):
@@ -39,6 +43,24 @@ class Queued(NamedTuple):
 
 
 Work = Callable[[], Queued]
+
+
+class Besides:
+    """Remember what was answered besides, by operation, so that a request that is repeated is answered alike; a loop's alone."""
+
+    def __init__(self, most: int = KEPT_MAX) -> None:
+        self._kept, self._most = OrderedDict[int, dict[str, Any]](), most
+
+    def keep(self, operation: int, found: dict[str, Any]) -> dict[str, Any]:
+        """Keep what the first answer has, and return it; the oldest is forgotten where there is more than is allowed."""
+        kept = self._kept.setdefault(operation, found)
+        if len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+        return kept
+
+    def of(self, operation: int) -> dict[str, Any] | None:
+        """Return what was answered besides; None where this process has not answered, or has forgotten it."""
+        return self._kept.get(operation)
 
 
 def router(route_class: type[APIRoute]) -> APIRouter:
@@ -65,13 +87,15 @@ async def do(request: Request, fleet: OpenedFleet, wait: float, work: Work) -> A
         return requests.queue(found.model, found.command, token=token, key=key, digest=digest), found
 
     number, queued = await run_in_threadpool(queue)
+    kept: Besides = request.app.state.besides
+    besides = kept.of(number) if queued is None else kept.keep(number, _besides(queued))
     until = time.monotonic() + wait
     while (row := await run_in_threadpool(_row, fleet, number)).state == "open" and time.monotonic() < until:
         await asyncio.sleep(LOOK_SECONDS)
     where = f"/api/v1/operations/{number}"
     if row.state == "refused":
         raise Refusal(Refused(Code(row.code), row.text), headers={"location": where})
-    found = documents.OperationShown(**{**_operation(row), **_besides(queued)})
+    found = documents.OperationShown(**{**_operation(row), **(besides if besides is not None else _of_command(row))})
     return Response(
         found.model_dump_json(), status_code=202 if row.state == "open" else 200, media_type="application/json", headers={"location": where}
     )
@@ -97,10 +121,23 @@ def _operation(row: CommandRow | NodeCommand) -> dict[str, Any]:
     return {"id": row.id, "kind": kind, "model": model, "state": row.state, "code": row.code, "text": row.text, "actor": row.actor}
 
 
-def _besides(queued: Queued | None) -> dict[str, Any]:
-    if queued is None:  # It was queued by an earlier request with the same key.
-        return {}
-    return {"warnings": list(queued.warnings), "notes": list(queued.notes), "deployment": queued.deployment}
+def _besides(queued: Queued) -> dict[str, Any]:
+    warnings, notes = ([in_fields(one) for one in told] for told in (queued.warnings, queued.notes))
+    return {"warnings": warnings, "notes": notes, "deployment": queued.deployment}
+
+
+def _of_command(row: CommandRow | NodeCommand) -> dict[str, Any]:
+    """Return what a command itself says: a hub that was started anew knows no more of an earlier request with the same key."""
+    wish = row.command if isinstance(row, CommandRow) else None
+    match wish:
+        case commands.Start():
+            return {"deployment": wish.deployment or name_of((*parse(wish.where or ""), *from_labels(wish.labels)))}
+        case commands.Halt() | commands.Resume() | commands.Rollback() | commands.Approve() | commands.Retry() | commands.SetParameters():
+            return {"deployment": wish.deployment}
+        case commands.SetDeployment() | commands.RemoveDeployment():
+            return {"deployment": wish.name}
+        case _:
+            return {}
 
 
 def of_prepared(prepared: Prepared) -> Queued:

@@ -1,6 +1,7 @@
 """Answer with problem documents (RFC 9457): our code, what is wrong, and what mends it. A bug of ours is a reference, and no traceback."""
 
 import json
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -46,6 +47,29 @@ STATUSES: Final[Mapping[str, int]] = {
 }  # Others are 422: something that was given is wrong.
 
 
+# What these codes mean to somebody who asks a hub over its API. Elsewhere they are a node's, or a command's.
+WORDS: Final[Mapping[str, tuple[str, str]]] = {
+    Code.REQUEST_INVALID: (
+        "the request is not one that the hub's API takes",
+        "correct what the detail names, and send it again; docs/api.md describes each request",
+    ),
+    Code.REQUEST_FOREIGN: (
+        "the request names another host than this hub",
+        "ask under one of the hub's own names, or add this one to `web_hosts` in the hub's settings",
+    ),
+    Code.REQUEST_CONTENT_TYPE: ("the body has a type that is not taken here", "send it as the type that the detail names"),
+    Code.RECEIPT_UNKNOWN_NODE: ("the hub knows no node of this name", "compare the name with the list of nodes, GET /api/v1/nodes"),
+    Code.NODE_FORGOTTEN: ("the node of this name was forgotten", "admit it again with `fleetcast nodes replace` if it is to come back"),
+    Code.RELEASE_BREAKING: (
+        MEANINGS[Code.RELEASE_BREAKING][0],
+        "choose a release that takes and gives the same, or set `breaking` to true if this is intended",
+    ),
+    Code.RELEASE_NEEDED: (MEANINGS[Code.RELEASE_NEEDED][0], "first roll another release out"),
+    Code.SETTINGS_INVALID: (MEANINGS[Code.SETTINGS_INVALID][0], "correct the field that the detail names"),
+}
+FIELDS: Final[Mapping[str, str]] = {"set": "parameters", "force": "breaking"}  # Options whose fields have another name.
+
+
 class FieldProblem(BaseModel):
     """Name one thing that is wrong with a request."""
 
@@ -84,12 +108,12 @@ def answer(
     reference: str | None = None,
 ) -> Response:
     """Return a problem document."""
-    title, mend = MEANINGS[Code(code)] if code in MEANINGS else ("a bug in fleetcast, not in the request", "report it with the reference")
+    title, mend = meaning_of(code) or ("a bug in fleetcast, not in the request", "report it with the reference")
     found = Problem(
         type=f"urn:fleetcast:problem:{code}",
         title=title,
         status=status or STATUSES.get(code, 422),
-        detail=reason[:TEXT_MAX],
+        detail=in_fields(reason)[:TEXT_MAX],
         code=code,
         mend=mend,
         errors=list(errors) if errors is not None else None,
@@ -97,6 +121,22 @@ def answer(
     )
     body = json.dumps(found.model_dump(exclude_none=True)).encode()  # Escaped: what a request has named may be no text.
     return Response(body, status_code=found.status, media_type=MEDIA_TYPE, headers=dict(headers or {}))
+
+
+def meaning_of(code: str) -> tuple[str, str] | None:
+    """Return what a code means to somebody who asks over the API, and what mends it."""
+    return WORDS.get(code) or (MEANINGS[Code(code)] if code in MEANINGS else None)
+
+
+def in_fields(text: str) -> str:
+    """Name fields where a sentence names options of the command line; a whole command, between backticks, stays as it is."""
+    parts = text.split("`")
+    parts[::2] = [re.sub(r"(?<![\w-])--([a-z][a-z-]*)", _field, part) for part in parts[::2]]
+    return "`".join(parts)
+
+
+def _field(option: re.Match[str]) -> str:
+    return f"`{FIELDS.get(option[1], option[1].replace('-', '_'))}`"
 
 
 def of_refused(refused: Refused) -> Response:

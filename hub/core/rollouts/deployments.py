@@ -129,10 +129,11 @@ def place_of(model: Model, wish: Start, nodes: Sequence[NodeFacts]) -> Place:
     known = model.get(name)
     if known is not None:
         if selector not in {(), known.deployment.selector}:
+            change = f", or first change it with `fleetcast deploy set {model.name} {name}`" if name != DEFAULT else ""
             raise Refused(
                 Code.ROLLOUT_INVALID,
                 f"deployment {name} of {model.name} selects {_words(known.deployment.selector)}, not {_words(selector)}: leave the "
-                f"selector out, give another name, or first change it with `fleetcast deploy set {model.name} {name}`",
+                f"selector out{',' if change else ' or'} give another name{change}",
             )
         return Place(name, known.deployment.selector, known.deployment.priority, known.deployment)
     if name != DEFAULT and not selector:
@@ -292,7 +293,7 @@ def empty(selector: tuple[Requirement, ...], nodes: Sequence[NodeFacts]) -> list
         ]
     return [
         f"none of the {len(nodes)} known nodes matches {text_of(selector)}. {nearest(selector, nodes)}"
-        f"`fleetcast nodes` lists the nodes, and with --json their labels; --allow-empty sets it all the same"
+        f"`fleetcast nodes --json` lists the nodes with their labels; --allow-empty sets it all the same"
     ]
 
 

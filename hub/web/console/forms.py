@@ -32,7 +32,7 @@ def check_token(given: Mapping[str, str], cookie: str, action: str) -> None:
         Refused: REQUEST_FOREIGN.
     """
     if not hmac.compare_digest(given.get(CSRF, "").encode(), token_of(cookie, action).encode()):
-        raise Refused(Code.REQUEST_FOREIGN, "the form is not of this session: load the page again, and then send it")
+        raise Refused(Code.REQUEST_FOREIGN, "the form is not of this session, or its page is from before it")
 
 
 def check_origin(request: Request) -> None:

@@ -5,15 +5,20 @@ from typing import Final
 
 from markupsafe import Markup
 
-from fleetcast.error_help import MEANINGS
 from hub.operations.console_sessions import Session
 from hub.web import problems
 from hub.web.console import moments
 from hub.web.console.page import View
 from hub.web.console.sentence import bold, said, shown
 from hub.web.roles import Right, may
-from schemas.errors import Refused
+from schemas.errors import Code, Refused
 
+MENDS: Final = {  # What mends it on a page, which has no fields and headers to correct.
+    Code.REQUEST_FOREIGN: "load the page again, and send its form from there",
+    Code.REQUEST_INVALID: "go back, and correct what is named",
+    Code.REQUEST_CONTENT_TYPE: "load the page again, and send its form from there",
+    Code.RECEIPT_UNKNOWN_NODE: "compare the name with the list of nodes",
+}
 BUG: Final = "That is a bug in fleetcast, not yours. Nothing was changed."
 
 
@@ -38,7 +43,8 @@ class NotThere(Exception):
 
 def of_refused(refused: Refused, status: int | None = None) -> Wrong:
     """Return what is said of a refusal."""
-    _, mend = MEANINGS.get(refused.code, ("", "")) if refused.code in MEANINGS else ("", "")
+    _, known = problems.meaning_of(refused.code) or ("", "")
+    mend = MENDS.get(refused.code, known)
     text = refused.reason[:1].upper() + refused.reason[1:]
     return Wrong(status or problems.STATUSES.get(refused.code, 422), shown(text), shown(mend), refused.code)
 

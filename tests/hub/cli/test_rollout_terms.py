@@ -132,6 +132,7 @@ def test_classes_gates_and_nodes_are_shown_and_add_up(staged: Made) -> None:
     ("more", "code", "words"),
     [
         (("--nodes",), Exit.USAGE, "--nodes needs a model"),
+        (("--where", "model=delay"), Exit.USAGE, "--where selects nodes here, not rollouts, and needs a model"),
         (("m", "--nodes", "--gates"), Exit.USAGE, "not both"),
         (("m", "--where", "state=wating"), Exit.REFUSED, "there is no class wating; classes are serving"),
         (("m", "--where", "siet=lab"), Exit.REFUSED, "No node has a label siet. Did you mean site?"),

@@ -97,6 +97,7 @@ def test_without_a_hub_a_rollout_waits_and_says_what_for(fleet: fleetcast.Fleet)
     assert rollout.done.state == "open"
     assert rollout.deployment == "site-jfk"
     assert rollout.status is None
+    assert "no hub runs here now: it waits until one starts" in rollout.done.notes
     assert rollout.warnings == rollout.done.warnings != ()
     assert "checked for no profile" in rollout.warnings[0]
     with pytest.raises(fleetcast.NotInTime, match=r"no hub has begun the rollout of delay@1\.0\.0: it waits for one"):

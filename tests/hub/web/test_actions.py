@@ -2,7 +2,13 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
+from starlette.testclient import TestClient
+
+from hub.web import operations, problems
+from hub.web.application import application
+from hub.web.guard import Door
 from tests.hub.web.fleets import Asked
 
 
@@ -129,3 +135,36 @@ def test_a_link_to_the_console_is_printed_and_a_hub_that_does_not_run_has_none(r
     assert "Sign in as ada, viewer?" in page.text
     assert none.returncode == 4
     assert "no console runs: start `fleetcast hub`" in none.stderr
+
+
+def test_a_repeated_request_is_answered_with_warnings_and_deployment(here: Asked, door: Door) -> None:
+    wish, key = {"model": "m", "version": "1.0.0", "where": "site=jfk"}, {"idempotency-key": "again"}
+    first, second = (here.ask("POST", "/rollouts?wait=0", "operator", json=wish, headers=key) for _ in range(2))
+    with TestClient(application(door), base_url="http://localhost") as restarted:
+        later = replace(here, client=restarted).ask("POST", "/rollouts?wait=0", "operator", json=wish, headers=key).json()
+
+    assert (first.status_code, first.json()["deployment"]) == (202, "site-jfk")
+    assert first.json()["warnings"]
+    assert second.json() == first.json()
+    assert (later["id"], later["deployment"]) == (first.json()["id"], "site-jfk")
+
+
+def test_what_is_remembered_of_answers_is_bounded() -> None:
+    kept = operations.Besides(most=2)
+    for number in range(3):
+        kept.keep(number, {"deployment": str(number)})
+
+    assert [kept.of(number) is not None for number in range(3)] == [False, True, True]
+    assert kept.keep(2, {}) == {"deployment": "2"}
+
+
+def test_a_refusal_names_fields_and_no_options_of_the_command_line(here: Asked) -> None:
+    wish = {"model": "m", "version": "1.0.0"}
+    nowhere = here.ask("POST", "/rollouts", "operator", json={**wish, "where": "site=nowhere"}).json()
+    unmade = here.ask("POST", "/rollouts", "operator", json={**wish, "deployment": "none"}).json()
+
+    assert nowhere["detail"].endswith("`allow_empty` sets it all the same")
+    assert unmade["detail"].endswith("give `where` SELECTOR to make it")
+    assert problems.in_fields("first `fleetcast rollout halt m --deployment a`; or --set") == (
+        "first `fleetcast rollout halt m --deployment a`; or `parameters`"
+    )

@@ -181,3 +181,14 @@ def test_nodes_come_in_pages_that_add_up_in_every_order(here: Asked) -> None:
 def test_a_selector_chooses_nodes_by_label_and_class(here: Asked) -> None:
     assert [one["node"] for one in here.get("/nodes?where=site%3Djfk")["items"]] == ["n0", "n1"]
     assert here.get("/nodes?where=state%3Dserving")["items"] == []
+
+
+def test_titles_and_mends_are_those_of_a_hub_and_not_of_a_node(here: Asked) -> None:
+    settings = here.ask("PATCH", "/nodes/node-99/settings", "operator", json={"cohort": "x"}).json()
+    forgotten = here.ask("DELETE", "/nodes/nope", "admin").json()
+    odd = here.ask("GET", "/nodes?limit=0").json()
+    evil = here.ask("GET", "/fleet", headers={"host": "evil"}).json()
+
+    assert [one["title"] for one in (settings, forgotten)] == ["the hub knows no node of this name"] * 2, (settings, forgotten)
+    assert odd["title"] == "the request is not one that the hub's API takes"
+    assert (evil["code"], "`web_hosts`" in evil["mend"], "allowed_hosts" in evil["mend"]) == ("request.foreign", True, False)

@@ -93,13 +93,37 @@ def _row(row: EventRow, now: int) -> dict[str, Any]:
         "text": row.text,
         "object": what,
         "object_at": address,
-        "change": f"{_short(before)} → {_short(after)}" if before is not None or after is not None else "",
+        "change": _change(before, after),
         "reason": str(body.get("why") or body.get("reason") or ""),
     }
 
 
+def _change(before: Any, after: Any) -> str:
+    """Return `state running → done, percent 50 → 100`; a field on one side alone was not there on the other."""
+    sides = [one for one in (before, after) if one is not None]
+    if not sides:
+        return ""
+    if not all(isinstance(one, Mapping) for one in sides):
+        return f"{_short(before)} → {_short(after)}"
+    then, now = (one if one is not None else {} for one in (before, after))
+    names = dict.fromkeys([*then, *now])
+    changed = [name for name in names if _short(then.get(name)) != _short(now.get(name))]
+    return ", ".join(f"{str(name).replace('_', ' ')} {_short(then.get(name))} → {_short(now.get(name))}" for name in changed)
+
+
 def _short(value: Any) -> str:
-    return "nothing" if value is None else str(value)
+    """Return a value in words, one level of it after another."""
+    match value:
+        case _ if value in (None, "", [], {}, ()):
+            return "nothing"
+        case bool():
+            return "yes" if value else "no"
+        case Mapping():
+            return "; ".join(f"{str(name).replace('_', ' ')} {_short(one)}" for name, one in value.items())
+        case list() | tuple():
+            return ", ".join(_short(one) for one in value)
+        case _:
+            return str(value)
 
 
 PAGES: Final = (Page("/audit", "audit.html", load, "Audit", frozenset({*FILTERS, "cursor", "limit"})),)

@@ -1,6 +1,7 @@
 """Answer which models there are, and who runs what of each."""
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, Final
 
 from markupsafe import Markup
@@ -32,19 +33,22 @@ def load(view: View) -> Answer:
     tested = Counter(row["model"] for row in drift_of(view))
     rows = [_row(view, name, drifting[name], tested[name]) for name in repository.models()]
     rows = [row for row in rows if row["releases"]]
-    moving = sum(len(row["rollouts"]) for row in rows)
+    states = Counter(state for row in rows for state in row["states"])
     return Answer(
-        _sentence(len(rows), moving, sum(drifting.values())),
+        _sentence(len(rows), states, sum(drifting.values())),
         "fleetcast models list",
         {"rows": rows, "nothing": said("Nothing is published. ", code("fleetcast publish model.onnx --name delay --version 1.0.0"))},
         title="models",
     )
 
 
-def _sentence(models: int, moving: int, drifting: int) -> str:
+def _sentence(models: int, states: Mapping[str, int], drifting: int) -> str:
     if not models:
         return "No model is published"
-    moves = f"{number_of(moving, 'rollout')} {verb(moving, 'move')}" if moving else "no rollout moves"
+    moving, halted = (states.get(state, 0) for state in ("running", "halted"))
+    parts = [f"{number_of(moving, 'rollout')} {verb(moving, 'move')}" if moving else "no rollout moves"]
+    parts += [f"{halted} {'is' if halted == 1 else 'are'} halted"] if halted else []
+    moves = ", ".join(parts)
     drifts = f"{number_of(drifting, 'stream')} {verb(drifting, 'drift')}" if drifting else "no stream drifts"
     return f"{number_of(models, 'model')}: {moves}, {drifts}"
 
@@ -67,6 +71,7 @@ def _row(view: View, name: str, drifting: int, tested: int) -> dict[str, Any]:
             for one in deployments
             if one.state in MOVES
         ],
+        "states": [one.state for one in deployments if one.state in MOVES],
         "drift": _drift(name, drifting, tested),
         "published": f"{newest.version}, {moment(newest.created, view.now)}" if newest is not None else "",
     }

@@ -61,7 +61,10 @@ def test_selector_and_labels_of_one_start_are_both_required() -> None:
     [
         ({"deployment": "site-jfk", "where": "site=lga"}, "selects site=jfk, not site=lga: leave the selector out"),
         ({"deployment": "hold"}, "there is no deployment hold of delay; there are site-jfk, default: give --where"),
-        ({"deployment": "default", "where": "site=lga"}, "selects every node, not site=lga"),
+        (
+            {"deployment": "default", "where": "site=lga"},
+            "selects every node, not site=lga: leave the selector out or give another name .rollout.invalid",
+        ),
     ],
 )
 def test_a_deployment_that_is_not_meant_so_is_refused_with_the_mend(start: dict[str, str], words: str) -> None:

@@ -146,7 +146,10 @@ def test_a_form_needs_the_token_of_its_session_and_of_what_it_does(sign_in: Sign
     of_another_form = forms.token_of(admin.client.cookies["fleetcast"], "/logout")
 
     for token in ("", "x", "é", of_other, of_another_form):
-        assert admin.send("/keys/make", {**fields, "csrf": token}).status_code == 421
+        answer = admin.send("/keys/make", {**fields, "csrf": token})
+        assert answer.status_code == 421
+        assert "load the page again" in answer.text.lower()
+        assert "allowed_" not in answer.text
     assert "evil" not in admin.page("/keys")
 
 
