@@ -20,6 +20,7 @@ from hub.core.blueprint.changes import (
     ModelChange,
     ParametersChanged,
     ReleaseChanged,
+    SettingsChanged,
     priority_of,
 )
 from hub.core.blueprint.document import DeploymentTerms
@@ -326,6 +327,30 @@ def obeyed(model: Model, command: commands.Command, release: ReleaseFacts | None
             return deployments.removed(model, command)
         case _:
             return model
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Name what a change is about: a part of a deployment, `model/name`, or a setting of a node."""
+
+    of: str
+    name: str
+
+
+def parts_of(change: Change, asked: Wanted, present: Present) -> set[Part]:
+    """Return what a change is about."""
+    match change:
+        case SettingsChanged():
+            after = asked.settings or {}
+            pairs = [(name, present.nodes[name].chosen, after[name][0]) for name in change.nodes if name in after and name in present.nodes]
+            return {Part(name, key) for name, before, chosen in pairs for key in settings.differing(before, chosen)}
+        case DeploymentChanged():
+            names = ["place"]
+        case ReleaseChanged() | ParametersChanged():
+            names = ["release"]
+        case DeploymentAdded() | DeploymentRemoved():
+            names = ["place", "release"]
+    return {Part(f"{change.model}/{change.deployment}", name) for name in names}
 
 
 def _notes(asked: Wanted, present: Present) -> list[str]:

@@ -128,10 +128,19 @@ def test_a_blueprint_is_applied_once_and_then_differs_in_nothing(shared: Made) -
     assert set_of == {"telemetry": False, "budgets": {"metered": {"hours": "22:00-05:00"}}}
 
 
+def test_what_the_revision_in_force_made_itself_is_nobodys_change_by_hand(shared: Made) -> None:
+    code, found = diff(shared, written(shared, FIRST, "first.yaml"))
+
+    assert code == 2
+    assert {row["changed_by"] for row in found["changes"]} == {None}
+
+
 def test_what_is_changed_by_hand_shows_with_the_name_of_who_did(shared: Made) -> None:
     shared.run("deploy", "set", "m", "hold", "--priority", "7", "--actor", "bob")
     shared.run("nodes", "set", "n5", "telemetry=on", "--actor", "bob")
     code, found = diff(shared)
+    another = SECOND.replace("priority: 100", "priority: 50").replace("nyc", "lga")
+    other = diff(shared, written(shared, another, "another.yaml"))[1]["changes"]
     said = shared.run("status")
     facts = json.loads(shared.run("status", "--json").stdout)["blueprint"]
 
@@ -139,6 +148,11 @@ def test_what_is_changed_by_hand_shows_with_the_name_of_who_did(shared: Made) ->
     assert [(row["kind"], row["changed_by"].split(",")[0]) for row in found["changes"]] == [
         ("change_settings", "bob"),
         ("change_deployment", "bob"),
+    ]
+    assert [(row["kind"], row["changed_by"] is not None) for row in other] == [
+        ("change_settings", False),  # Only the file asks for another cohort.
+        ("change_settings", True),
+        ("change_deployment", True),
     ]
     assert "revision 2, by jane" in said.stdout
     assert "2 things differ from it" in said.stdout
@@ -221,14 +235,14 @@ def test_an_apply_that_is_killed_anywhere_is_finished_by_the_next(unused: Made, 
     shutil.copytree(unused.folder, tmp_path / "made")
     made = Made(tmp_path / "made")
     path = written(made, SECOND)
-    environment = {**os.environ, "FLEETCAST_DIR": str(made.fleet), "FLEETCAST_ACTOR": "jane"}
+    environment = {**os.environ, "FLEETCAST_DIR": str(made.fleet)}
     with Hub(made):
         apply(made, written(made, FIRST, "first.yaml"))
         reported = 0
         for _ in range(10):
-            process = subprocess.Popen(
-                [str(BIN / "fleetcast"), "apply", path, "--auto-approve"], env=environment, stderr=subprocess.PIPE, text=True
-            )
+            who = "carol" if reported else "alice"
+            words = [str(BIN / "fleetcast"), "apply", path, "--auto-approve", "--actor", who]
+            process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
             assert process.stderr is not None
             for line in process.stderr:
                 if " of " in line and line[0].isdigit() and ": " in line and "change" not in line:
@@ -240,7 +254,8 @@ def test_an_apply_that_is_killed_anywhere_is_finished_by_the_next(unused: Made, 
             if code == 0:
                 break
         done = until("the rest to be obeyed", lambda: made.run("diff", path).returncode == 0)
-        last = apply(made, path)
+        last = apply(made, path, actor="carol")
+        events = made.run("history", "--json").stdout
         store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
         rows = Blueprints(store.database).page(10)
         store.close()
@@ -248,4 +263,23 @@ def test_an_apply_that_is_killed_anywhere_is_finished_by_the_next(unused: Made, 
     assert done
     assert reported >= 3
     assert "Revision 2 is in force" in last.stdout
-    assert [(one.revision, one.state) for one in rows] == [(2, "applied"), (1, "applied")]
+    assert [(one.revision, one.state, one.actor, one.done, one.changes) for one in rows] == [
+        (2, "applied", "alice, carol", 5, 5),
+        (1, "applied", "jane", 1, 1),
+    ]
+    assert "blueprint revision 2 was applied: 5 of 5 changes, by alice, carol" in events
+
+
+def test_a_change_that_a_killed_apply_did_not_come_to_count_counts(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'hub.sqlite'}")
+    store.create()
+    blueprints = Blueprints(store.database)
+    blueprints.begin(FIRST, left=1, same_as=None)
+    none_left = blueprints.begin(FIRST, left=0, same_as=None)
+    blueprints.begin(SECOND, left=5, same_as=None)
+    blueprints.count(2, 2)
+    more_left = blueprints.begin(SECOND, left=4, same_as=None)  # Somebody took one of them back meanwhile.
+    store.close()
+
+    assert (none_left.done, none_left.changes) == (1, 1)
+    assert (more_left.done, more_left.changes) == (2, 6)
