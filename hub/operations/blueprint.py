@@ -121,14 +121,29 @@ def plan(fleet: OpenedFleet, asked: Written, options: Options | None = None) -> 
         InvalidBlueprint: it does not fit the fleet.
     """
     options = options or Options()
+    blueprints = Blueprints(fleet.store.database)
+    newest, same = blueprints.newest(), blueprints.with_text(asked.text)
+    if same is None:
+        _check_base(asked, newest)
     present, states = read_present(fleet, diff.wanted_versions(asked))
     wanted = diff.wanted(asked, present)
     checks = _Checks(fleet, wanted, states, options)
     found = diff.difference(wanted, present, now=int(time.time()), supersede=options.supersede, again=options.again, check=checks.against)
-    blueprints = Blueprints(fleet.store.database)
-    same = blueprints.with_text(asked.text)
     moved = _moved(fleet, found, present, wanted, states)
-    return Plan(asked, wanted, found, moved, blueprints.newest(), same, (*found.notes, *checks.warnings))
+    return Plan(asked, wanted, found, moved, newest, same, (*found.notes, *checks.warnings))
+
+
+def _check_base(asked: Written, newest: BlueprintRow | None) -> None:
+    """Check that a file is based on a revision that there has been; the oldest ones are no longer kept.
+
+    Raises:
+        InvalidBlueprint: it is based on one that never was.
+    """
+    base = asked.blueprint.based_on
+    if base is None or base <= (newest.revision if newest is not None else 0):
+        return
+    there = f"the newest is {newest.revision}" if newest is not None else "no blueprint was applied to this fleet yet"
+    raise InvalidBlueprint(asked.name, [asked.mistake(("based_on",), f"there is no revision {base}; {there}")])
 
 
 def of_revision(fleet: OpenedFleet, revision: int) -> Written:

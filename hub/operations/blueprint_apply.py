@@ -5,7 +5,7 @@ apply left in the queue, or that somebody sends meanwhile, is not obeyed twice.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -25,6 +25,7 @@ from schemas.errors import Code, Refused, Unreachable
 ANSWER_SECONDS: Final = 15.0  # How long a running hub may take to obey.
 NODES_PER_SECOND: Final = 20.0  # How many nodes' settings a hub signs on a slow disk.
 LOOK_SECONDS: Final = 0.1
+NEWS_SHOWN: Final = 3  # Changes that are named where others were seen.
 STALE_MAX: Final = 20  # Times that a rollout of the model may go on between reading and asking.
 
 
@@ -65,15 +66,25 @@ def apply(
     with alone(fleet.directory, actor=fleet.store.database.actor, what=approved.written.name):
         now = plan(fleet, approved.written, options)
         if [one.change for one in now.planned] != [one.change for one in approved.planned]:
-            seen, found = counted(len(approved.planned), "change"), counted(len(now.planned), "change")
-            reason = (
-                f"the fleet has changed since you looked: you saw {seen}, and now it is {found}, or others: look at the difference again"
-            )
+            reason = f"the fleet has changed since you looked: {_news(approved, now)}: look at the difference again"
             raise Refused(Code.REQUEST_STALE, reason)
         for one in now.planned:
             if one.held:
                 raise Refused(Code.BLUEPRINT_HELD, f"{one.change.sentence}: {one.held}")
         return _Applying(fleet, now, options, report, answer_seconds).run()
+
+
+def _news(seen: Plan, now: Plan) -> str:
+    """Return what differs between the changes that were seen and those of now."""
+    before, after = ([one.change.sentence for one in of.planned] for of in (seen, now))
+    more, less = ([one for one in some if one not in others] for some, others in ((after, before), (before, after)))
+    found = [f"{words} {_listed(some)}" for words, some in (("it now also takes:", more), ("no longer needed:", less)) if some]
+    return "; ".join(found) or "the changes are other ones now, or come in another order"
+
+
+def _listed(sentences: Sequence[str]) -> str:
+    left = len(sentences) - NEWS_SHOWN
+    return "; ".join(sentences[:NEWS_SHOWN]) + (f"; and {left} more" if left > 0 else "")
 
 
 class _Applying:
@@ -153,6 +164,8 @@ class _Applying:
             if change not in approved:
                 reason = f"{model} was changed while the blueprint was applied, and now needs a change that you did not approve"
                 raise Refused(Code.REQUEST_STALE, f"{reason}: {change.sentence}")
+            if not self._options.supersede and (held := diff.halted_before(present, change)):
+                raise Refused(Code.BLUEPRINT_HELD, f"{change.sentence}: {held}")
             if change == last:
                 raise Refused(Code.ROLLOUT_INVALID, f"the hub has obeyed, and yet this is still to be done: {change.sentence}")
             command = change.command(now=int(time.time()), breaking=self._options.breaking, supersede=self._options.supersede)

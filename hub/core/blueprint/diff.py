@@ -280,11 +280,27 @@ def difference(asked: Wanted, present: Present, *, now: int, supersede: bool = F
             held = held or check(after[name], moved, change)
             if isinstance(change, ReleaseChanged) and change.again and not again:
                 held = held or f"it went back from {change.after}: --again begins it once more, or let the blueprint name what it runs now"
-            planned.append(Planned(change, held))
+            planned.append(Planned(change, held or ("" if supersede else halted_before(after[name], change))))
             after[name] = moved
             if of_model(of, moved) == change:
                 break  # It cannot be tried any further.
     return Difference(tuple(planned), before, after, tuple(_notes(asked, present)))
+
+
+def halted_before(model: Model, change: ModelChange) -> str:
+    """Return that a change would end a halted rollout of another release than it begins; empty where it would not.
+
+    Somebody, or a gate, has halted it, and some of its nodes may run it: what becomes of it is decided first.
+    """
+    have = model.get(change.deployment)
+    if not isinstance(change, ReleaseChanged) or have is None or have.deployment.state != "halted":
+        return ""
+    of = f" --deployment {change.deployment}" if change.deployment != DEFAULT else ""
+    return (
+        f"the rollout of {model.name} {have.deployment.release.version} ({change.deployment}) is halted at {have.deployment.percent} %: "
+        f"`fleetcast rollout resume {model.name}{of}` goes on, `fleetcast rollout back {model.name}{of}` ends it; "
+        f"--supersede begins {change.after} all the same"
+    )
 
 
 def _tried(

@@ -7,17 +7,23 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hub.cli.errors import Exit
+from hub.core.blueprint.reading import read
 from hub.database.blueprint_rows import Blueprints
 from hub.database.rows import NodeRow
 from hub.database.store import Store
+from hub.operations import opening
+from hub.operations.blueprint import plan
+from hub.operations.blueprint_apply import apply as apply_it
 from hub.operations.blueprint_lock import alone
 from schemas import codec
+from schemas.errors import Refused
 from schemas.state import Profile, State
 from tests.hub.cli.fleets import BIN, Done, Made, make
 from tests.hub.cli.test_rollout import Hub
@@ -163,11 +169,14 @@ def test_an_earlier_revision_is_gone_back_to_and_is_named(shared: Made) -> None:
     apply(shared, written(shared, SECOND))  # Takes back what bob did.
     shared.run("rollout", "halt", "m", "--deployment", "default")
     shared.run("rollout", "halt", "m", "--deployment", "canary")
-    done = apply(shared, "--revision", "1", actor="ann")
+    held = shared.run("apply", "--revision", "1", "--auto-approve")
+    done = apply(shared, "--revision", "1", "--supersede", actor="ann")
     rows = json.loads(shared.run("history", "--blueprint", "--json").stdout)
     events = json.loads(shared.run("history", "--json").stdout)
     deployments = json.loads(shared.run("deploy", "list", "m", "--json").stdout)
 
+    assert held.returncode == Exit.REFUSED
+    assert "the rollout of m 1.1.0 (default) is halted at 10 %" in held.stderr
     assert "Revision 3 is in force" in done.stdout
     assert "the blueprint has no `nodes`: what the hub sets of nodes is left alone" in done.stderr
     assert [(row["revision"], row["actor"], row["state"], row["what"]) for row in rows] == [
@@ -196,6 +205,27 @@ def test_a_file_made_from_an_older_revision_is_named_with_the_one_in_force(share
     assert done.returncode == Exit.REFUSED
     assert "is based on revision 2, and revision 3 is in force, by ann" in done.stderr
     assert "is based on revision 2" in looked.stderr
+
+
+def test_a_file_based_on_a_revision_that_never_was_is_a_mistake_with_its_place(shared: Made) -> None:
+    done = shared.run("diff", written(shared, exported(shared).replace("based_on: 3", "based_on: 99"), "unknown.yaml"))
+
+    assert done.returncode == Exit.REFUSED
+    assert "unknown.yaml, line 5, column 11: there is no revision 99; the newest is 3" in done.stderr
+
+
+def test_what_was_seen_and_is_so_no_more_is_named(shared: Made) -> None:
+    fleet = opening.open_fleet(shared.fleet, "jane")
+    first, second = (
+        plan(fleet, read(text.encode(), name="f")) for text in (FIRST.replace("1.0.0", "1.2.0"), FIRST.replace("1.0.0", "1.1.0"))
+    )
+    seen = replace(first, written=second.written)
+    with pytest.raises(Refused) as caught:
+        apply_it(fleet, seen)
+    fleet.store.close()
+
+    assert "it now also takes: deployment default of m runs 1.1.0, instead of 1.0.0" in caught.value.reason
+    assert "no longer needed: deployment default of m runs 1.2.0, instead of 1.0.0" in caught.value.reason
 
 
 def test_what_went_back_is_not_begun_again_unasked(shared: Made) -> None:
