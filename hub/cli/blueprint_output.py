@@ -68,11 +68,10 @@ def _printing(run: Callable[[], T]) -> T:
 
 def show_plan(fleet: "OpenedFleet", found: "Plan", *, err: bool) -> None:
     """Print a plan for a person."""
-    from hub.operations.blueprint import by_hand, changed_by, row_of  # noqa: PLC0415
+    from hub.operations.blueprint import changed_by, row_of  # noqa: PLC0415
 
-    hands = by_hand(fleet, found) if found.planned else {}
-    for one in found.planned[:CHANGES_SHOWN]:
-        row = row_of(one, changed_by(one, hands))
+    for one, by in list(zip(found.planned, changed_by(fleet, found), strict=True))[:CHANGES_SHOWN]:
+        row = row_of(one, by)
         click.echo(plain(f"{SIGNS.get(row['kind'], '~')} {row['text']}"), err=err)
         if row["changed_by"]:
             click.echo(plain(f"    changed since the blueprint by {row['changed_by']}"), err=err)

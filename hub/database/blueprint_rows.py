@@ -14,12 +14,17 @@ from schemas.limits import BLUEPRINT_BYTES_MAX
 from schemas.names import sha256
 
 State = Literal["applying", "applied", "failed"]
+_AND = ", "  # Between the actors of a revision.
+ACTORS_CHARACTERS_MAX = 512
 _COLUMNS = [column for column in tables.blueprints.columns if column.name not in {"body", "digest"}]
 
 
 @dataclass(frozen=True, slots=True)
 class BlueprintRow:
-    """Describe a revision of the blueprint. `done` of its `changes` were made; `reason` says why not all of them."""
+    """Describe a revision of the blueprint. `done` of its `changes` were made; `reason` says why not all of them.
+
+    `actor` names everybody who applied it: who began, and who went on.
+    """
 
     revision: int
     at: int
@@ -30,6 +35,11 @@ class BlueprintRow:
     done: int
     finished_at: int | None = None
     same_as: int | None = None
+
+    @property
+    def actors(self) -> list[str]:
+        """Return who applied it, in order."""
+        return self.actor.split(_AND)
 
 
 class Blueprints:
@@ -74,20 +84,27 @@ class Blueprints:
         except (zstandard.ZstdError, UnicodeDecodeError):
             raise Refused(Code.DATABASE_DAMAGED, f"revision {revision} of the blueprint cannot be read: restore the database") from None
 
-    def begin(self, text: str, *, changes: int, same_as: int | None) -> BlueprintRow:
-        """Keep a revision that is about to be applied, in the name of the database's actor; the newest one goes on if its text is this."""
-        body = text.encode()
+    def begin(self, text: str, *, left: int, same_as: int | None) -> BlueprintRow:
+        """Keep a revision that is about to be applied, in the name of the database's actor; `left` changes are to be made.
+
+        The newest one goes on if its text is this, and its actor is named with those before. What was made of it by an apply that did not
+        come to its end counts: of its changes, all that are not left, whether or not that apply came to count them.
+        """
+        body, actor = text.encode(), self._database.actor
+        table = tables.blueprints
         with self._database.write() as db:
-            table = tables.blueprints
-            newest = db.execute(select(table.c.revision, table.c.digest).order_by(table.c.revision.desc()).limit(1)).first()
-            begun: dict[str, Any] = {"state": "applying", "reason": "", "changes": changes, "done": 0}
+            newest = db.execute(select(table).order_by(table.c.revision.desc()).limit(1)).first()
+            begun: dict[str, Any] = {"state": "applying", "reason": ""}
             if newest is not None and newest.digest == sha256(body):
-                revision = int(newest.revision)
+                revision, is_whole = int(newest.revision), newest.state == "applied"
+                changes = left if is_whole else max(newest.changes, newest.done + left)
+                who = newest.actor if actor in newest.actor.split(_AND) else f"{newest.actor}{_AND}{actor}"
+                begun |= {"changes": changes, "done": changes - left, "actor": who if len(who) <= ACTORS_CHARACTERS_MAX else newest.actor}
                 db.execute(update(table).where(table.c.revision == revision).values(**begun, finished_at=None))
             else:
                 packed = zstandard.ZstdCompressor(level=9).compress(body)
-                who = {"at": self._database.now(), "actor": self._database.actor}
-                revision = inserted(db, table, {**who, **begun, "same_as": same_as, "digest": sha256(body), "body": packed})
+                begun |= {"at": self._database.now(), "actor": actor, "changes": left, "done": 0}
+                revision = inserted(db, table, {**begun, "same_as": same_as, "digest": sha256(body), "body": packed})
         found = self.get(revision)
         assert found is not None  # noqa: S101  # it was written above
         return found

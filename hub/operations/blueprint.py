@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from hub.core.blueprint.changes import KINDS, DeploymentAdded, ModelChange, Rele
 from hub.core.blueprint.diff import Difference, Planned, Wanted
 from hub.core.blueprint.export import export
 from hub.core.blueprint.present import ModelFacts, NodeFound, Present, ReleaseFacts
-from hub.core.blueprint.reading import Written, read
+from hub.core.blueprint.reading import InvalidBlueprint, Written, read
 from hub.core.nodes.device_settings import Chosen
 from hub.core.publish.signature_compatibility import Signature, check_started
 from hub.core.rollouts import deployments
@@ -20,7 +20,9 @@ from hub.core.rollouts.deployments import Model
 from hub.core.rollouts.moves import runs
 from hub.core.rollouts.predecessors import predecessors
 from hub.database.blueprint_rows import BlueprintRow, Blueprints
+from hub.database.connection import HUB_ACTOR
 from hub.database.enrolments import Enrolments
+from hub.database.rows import EventRow
 from hub.operations.deployed import check_minimum, check_moves, model_of, release_of, serving_of, states_of, unpassed_checks
 from hub.operations.moments import iso, written
 from hub.operations.node_blocks import NodeBlocks
@@ -119,14 +121,29 @@ def plan(fleet: OpenedFleet, asked: Written, options: Options | None = None) -> 
         InvalidBlueprint: it does not fit the fleet.
     """
     options = options or Options()
+    blueprints = Blueprints(fleet.store.database)
+    newest, same = blueprints.newest(), blueprints.with_text(asked.text)
+    if same is None:
+        _check_base(asked, newest)
     present, states = read_present(fleet, diff.wanted_versions(asked))
     wanted = diff.wanted(asked, present)
     checks = _Checks(fleet, wanted, states, options)
     found = diff.difference(wanted, present, now=int(time.time()), supersede=options.supersede, again=options.again, check=checks.against)
-    blueprints = Blueprints(fleet.store.database)
-    same = blueprints.with_text(asked.text)
     moved = _moved(fleet, found, present, wanted, states)
-    return Plan(asked, wanted, found, moved, blueprints.newest(), same, (*found.notes, *checks.warnings))
+    return Plan(asked, wanted, found, moved, newest, same, (*found.notes, *checks.warnings))
+
+
+def _check_base(asked: Written, newest: BlueprintRow | None) -> None:
+    """Check that a file is based on a revision that there has been; the oldest ones are no longer kept.
+
+    Raises:
+        InvalidBlueprint: it is based on one that never was.
+    """
+    base = asked.blueprint.based_on
+    if base is None or base <= (newest.revision if newest is not None else 0):
+        return
+    there = f"the newest is {newest.revision}" if newest is not None else "no blueprint was applied to this fleet yet"
+    raise InvalidBlueprint(asked.name, [asked.mistake(("based_on",), f"there is no revision {base}; {there}")])
 
 
 def of_revision(fleet: OpenedFleet, revision: int) -> Written:
@@ -211,26 +228,52 @@ def _size(releases: Releases, holdings: NodeBlocks, state: State, model: str, ve
     return holdings.cost_of(digest, variant, holdings.releases_of(state), follows=follows).fetched_bytes
 
 
-def by_hand(fleet: OpenedFleet, found: Plan) -> dict[str, str]:
-    """Return who changed last what differs, since the blueprint in force was applied: a sentence by the model and deployment, or node."""
-    if found.in_force is None:
-        return {}
-    said: dict[str, str] = {}
-    for event in fleet.store.changes(since=found.in_force.at):
-        who = f"{event.actor or 'the hub'}, {written(event.at)} UTC"
+def changed_by(fleet: OpenedFleet, found: Plan) -> list[str | None]:
+    """Return for each change who changed by hand what it is about: only what differs from the revision in force was."""
+    hands = _hands(fleet, found.in_force) if found.planned and found.in_force is not None else {}
+    if not hands or found.in_force is None:
+        return [None] * len(found.planned)
+    try:
+        asked = found.written if found.same_as == found.in_force else of_revision(fleet, found.in_force.revision)
+        present, _ = read_present(fleet, diff.wanted_versions(asked))
+        wanted = diff.wanted(asked, present)
+    except InvalidBlueprint:  # It cannot be compared any more: a node or a release that it names has gone.
+        return [None] * len(found.planned)
+    by_hand = diff.difference(wanted, present, now=int(time.time()), supersede=True, again=True, check=lambda before, after, change: "")
+    parts = {part for one in by_hand.planned for part in diff.parts_of(one.change, wanted, present)}
+    return [_hand(diff.parts_of(one.change, found.wanted, present) & parts, hands) for one in found.planned]
+
+
+def _hand(parts: Set[diff.Part], hands: Mapping[str, EventRow]) -> str | None:
+    """Return who changed one of these parts last."""
+    events = [hands[part.of] for part in parts if part.of in hands]
+    if not events:
+        return None
+    last = max(events, key=lambda one: one.id)
+    return f"{last.actor or HUB_ACTOR}, {written(last.at)} UTC"
+
+
+def _hands(fleet: OpenedFleet, in_force: BlueprintRow) -> dict[str, EventRow]:
+    """Return the last event by the model and deployment, or node, that is not of this revision's apply.
+
+    The hub's own count only where there is no other: it ends rollouts that somebody began, and the change is that person's.
+    """
+    people: dict[str, EventRow] = {}
+    hub: dict[str, EventRow] = {}
+    after_apply = in_force.state != "applying"
+    for event in fleet.store.changes(since=in_force.at):
+        if event.kind == "blueprint" and event.body.get("revision") == in_force.revision:
+            if in_force.state == "applied":
+                break  # Nothing differed at that time.
+            after_apply = False
+        if not after_apply and event.actor in in_force.actors:
+            continue
         names = {event.body.get("node"), *event.body.get("nodes", ())} - {None}
         if event.kind == "rollout":
             names.add(f"{event.body.get('model')}/{event.body.get('deployment')}")
         for name in names:
-            said.setdefault(str(name), who)
-    return said
-
-
-def changed_by(one: Planned, hands: Mapping[str, str]) -> str | None:
-    """Return who changed last what a change is about; None where nothing of it was changed since the blueprint in force."""
-    change = one.change
-    names = list(change.nodes) if isinstance(change, SettingsChanged) else [f"{change.model}/{change.deployment}"]
-    return next((hands[name] for name in names if name in hands), None)
+            (hub if event.actor in {None, HUB_ACTOR} else people).setdefault(str(name), event)
+    return hub | people
 
 
 def row_of(one: Planned, by: str | None) -> dict[str, Any]:
@@ -246,12 +289,11 @@ def row_of(one: Planned, by: str | None) -> dict[str, Any]:
 
 def as_row(fleet: OpenedFleet, found: Plan) -> dict[str, Any]:
     """Return a plan for a script."""
-    hands = by_hand(fleet, found) if found.planned else {}
     return {
         "blueprint": found.written.name,
         "revision_in_force": found.in_force.revision if found.in_force is not None else None,
         "differs": bool(found.planned),
-        "changes": [row_of(one, changed_by(one, hands)) for one in found.planned],
+        "changes": [row_of(one, by) for one, by in zip(found.planned, changed_by(fleet, found), strict=True)],
         "moved": [
             {"model": one.model, "from": one.before, "to": one.after, "nodes": one.nodes, "bytes": one.bytes, "unfit": one.unfit}
             for one in found.moved

@@ -5,15 +5,15 @@ apply left in the queue, or that somebody sends meanwhile, is not obeyed twice.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from fleetcast.counted import counted
 from hub.core.blueprint import diff
 from hub.core.blueprint.changes import Change, SettingsChanged
 from hub.core.nodes.device_settings import Chosen, merged
-from hub.database.blueprint_rows import Blueprints
+from hub.database.blueprint_rows import BlueprintRow, Blueprints
 from hub.database.node_commands import NodeCommands
 from hub.operations.blueprint import Options, Plan, plan
 from hub.operations.blueprint_lock import alone
@@ -25,6 +25,7 @@ from schemas.errors import Code, Refused, Unreachable
 ANSWER_SECONDS: Final = 15.0  # How long a running hub may take to obey.
 NODES_PER_SECOND: Final = 20.0  # How many nodes' settings a hub signs on a slow disk.
 LOOK_SECONDS: Final = 0.1
+NEWS_SHOWN: Final = 3  # Changes that are named where others were seen.
 STALE_MAX: Final = 20  # Times that a rollout of the model may go on between reading and asking.
 
 
@@ -33,7 +34,7 @@ class Applied:
     """Say how an apply ended."""
 
     revision: int
-    changes: int  # That were made.
+    changes: int  # That were made by this apply.
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +66,25 @@ def apply(
     with alone(fleet.directory, actor=fleet.store.database.actor, what=approved.written.name):
         now = plan(fleet, approved.written, options)
         if [one.change for one in now.planned] != [one.change for one in approved.planned]:
-            seen, found = counted(len(approved.planned), "change"), counted(len(now.planned), "change")
-            reason = (
-                f"the fleet has changed since you looked: you saw {seen}, and now it is {found}, or others: look at the difference again"
-            )
+            reason = f"the fleet has changed since you looked: {_news(approved, now)}: look at the difference again"
             raise Refused(Code.REQUEST_STALE, reason)
         for one in now.planned:
             if one.held:
                 raise Refused(Code.BLUEPRINT_HELD, f"{one.change.sentence}: {one.held}")
         return _Applying(fleet, now, options, report, answer_seconds).run()
+
+
+def _news(seen: Plan, now: Plan) -> str:
+    """Return what differs between the changes that were seen and those of now."""
+    before, after = ([one.change.sentence for one in of.planned] for of in (seen, now))
+    more, less = ([one for one in some if one not in others] for some, others in ((after, before), (before, after)))
+    found = [f"{words} {_listed(some)}" for words, some in (("it now also takes:", more), ("no longer needed:", less)) if some]
+    return "; ".join(found) or "the changes are other ones now, or come in another order"
+
+
+def _listed(sentences: Sequence[str]) -> str:
+    left = len(sentences) - NEWS_SHOWN
+    return "; ".join(sentences[:NEWS_SHOWN]) + (f"; and {left} more" if left > 0 else "")
 
 
 class _Applying:
@@ -82,7 +93,8 @@ class _Applying:
     def __init__(self, fleet: OpenedFleet, asked: Plan, options: Options, report: Callable[[Done], None], answer_seconds: float) -> None:
         self._fleet, self._plan, self._options, self._report, self._answer_seconds = fleet, asked, options, report, answer_seconds
         self._blueprints, self._commands = Blueprints(fleet.store.database), NodeCommands(fleet.store.database)
-        self._done = 0
+        self._revision: BlueprintRow | None = None
+        self._made_now = 0
 
     def run(self) -> Applied:
         """Do it all, and keep how it ended."""
@@ -90,34 +102,38 @@ class _Applying:
         if not changes and same is not None and same == in_force and in_force.state == "applied":
             return Applied(in_force.revision, 0)
         same_as = same.revision if same is not None and same != in_force else None
-        revision = self._blueprints.begin(self._plan.written.text, changes=len(changes), same_as=same_as).revision
+        self._revision = self._blueprints.begin(self._plan.written.text, left=len(changes), same_as=same_as)
+        revision = self._revision.revision
         try:
             self._change()
             self._check()
         except (Refused, Unreachable) as error:
             reason = error.reason if isinstance(error, Refused) else str(error)
-            self._finish(revision, "failed", reason)
-            made = f"{self._done} of {counted(len(changes), 'change')} made, as revision {revision}"
+            self._finish(self._revision, "failed", reason)
+            made = f"{self._done} of {counted(self._revision.changes, 'change')} made, as revision {revision}"
             so_far = f"{made}; `fleetcast apply` again goes on from there"
             if isinstance(error, Refused):
                 raise Refused(error.code, f"{reason} ({so_far})") from None
             raise Unreachable(f"{reason} ({so_far})") from None
         except KeyboardInterrupt:
-            self._finish(revision, "failed", "it was interrupted")
+            self._finish(self._revision, "failed", "it was interrupted")
             raise
-        self._finish(revision, "applied", "")
-        return Applied(revision, self._done)
+        self._finish(self._revision, "applied", "")
+        return Applied(revision, self._made_now)
 
-    def _finish(self, revision: int, state: str, reason: str) -> None:
-        of = counted(len(self._plan.planned), "change")
-        text = f"blueprint revision {revision} was {'applied' if state == 'applied' else 'not applied whole'}: {self._done} of {of}"
-        self._blueprints.finish(
-            revision,
-            state="applied" if state == "applied" else "failed",
-            done=self._done,
-            reason=reason,
-            text=f"{text}; {reason}" if reason else text,
-        )
+    @property
+    def _done(self) -> int:
+        """Return how many of the revision's changes are made, with those of an apply before that was cut off."""
+        return (self._revision.done if self._revision is not None else 0) + self._made_now
+
+    def _finish(self, row: BlueprintRow, state: Literal["applied", "failed"], reason: str) -> None:
+        is_continued = row.done > 0 or len(row.actors) > 1
+        done = row.changes if state == "applied" and is_continued else self._done  # What a killed apply left queued may have been obeyed.
+        how = "applied" if state == "applied" else "not applied whole"
+        text = f"blueprint revision {row.revision} was {how}: {done} of {counted(row.changes, 'change')}"
+        if len(row.actors) > 1:
+            text += f", by {row.actor}"
+        self._blueprints.finish(row.revision, state=state, done=done, reason=reason, text=f"{text}; {reason}" if reason else text)
 
     def _change(self) -> None:
         for one in self._plan.planned:
@@ -148,6 +164,8 @@ class _Applying:
             if change not in approved:
                 reason = f"{model} was changed while the blueprint was applied, and now needs a change that you did not approve"
                 raise Refused(Code.REQUEST_STALE, f"{reason}: {change.sentence}")
+            if not self._options.supersede and (held := diff.halted_before(present, change)):
+                raise Refused(Code.BLUEPRINT_HELD, f"{change.sentence}: {held}")
             if change == last:
                 raise Refused(Code.ROLLOUT_INVALID, f"the hub has obeyed, and yet this is still to be done: {change.sentence}")
             command = change.command(now=int(time.time()), breaking=self._options.breaking, supersede=self._options.supersede)
@@ -165,11 +183,11 @@ class _Applying:
             self._made(change, text)
 
     def _made(self, change: Change, text: str) -> None:
-        self._done += 1
-        newest = self._blueprints.newest()
-        if newest is not None:
-            self._blueprints.count(newest.revision, self._done)
-        self._report(Done(self._done, len(self._plan.planned), change, text))
+        self._made_now += 1
+        row = self._revision
+        if row is not None:
+            self._blueprints.count(row.revision, self._done)
+            self._report(Done(self._done, row.changes, change, text))
 
     def _check(self) -> None:
         """Check that nothing differs any more: the hub may have left nodes out."""

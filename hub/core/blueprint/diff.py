@@ -20,6 +20,7 @@ from hub.core.blueprint.changes import (
     ModelChange,
     ParametersChanged,
     ReleaseChanged,
+    SettingsChanged,
     priority_of,
 )
 from hub.core.blueprint.document import DeploymentTerms
@@ -279,11 +280,27 @@ def difference(asked: Wanted, present: Present, *, now: int, supersede: bool = F
             held = held or check(after[name], moved, change)
             if isinstance(change, ReleaseChanged) and change.again and not again:
                 held = held or f"it went back from {change.after}: --again begins it once more, or let the blueprint name what it runs now"
-            planned.append(Planned(change, held))
+            planned.append(Planned(change, held or ("" if supersede else halted_before(after[name], change))))
             after[name] = moved
             if of_model(of, moved) == change:
                 break  # It cannot be tried any further.
     return Difference(tuple(planned), before, after, tuple(_notes(asked, present)))
+
+
+def halted_before(model: Model, change: ModelChange) -> str:
+    """Return that a change would end a halted rollout of another release than it begins; empty where it would not.
+
+    Somebody, or a gate, has halted it, and some of its nodes may run it: what becomes of it is decided first.
+    """
+    have = model.get(change.deployment)
+    if not isinstance(change, ReleaseChanged) or have is None or have.deployment.state != "halted":
+        return ""
+    of = f" --deployment {change.deployment}" if change.deployment != DEFAULT else ""
+    return (
+        f"the rollout of {model.name} {have.deployment.release.version} ({change.deployment}) is halted at {have.deployment.percent} %: "
+        f"`fleetcast rollout resume {model.name}{of}` goes on, `fleetcast rollout back {model.name}{of}` ends it; "
+        f"--supersede begins {change.after} all the same"
+    )
 
 
 def _tried(
@@ -326,6 +343,30 @@ def obeyed(model: Model, command: commands.Command, release: ReleaseFacts | None
             return deployments.removed(model, command)
         case _:
             return model
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Name what a change is about: a part of a deployment, `model/name`, or a setting of a node."""
+
+    of: str
+    name: str
+
+
+def parts_of(change: Change, asked: Wanted, present: Present) -> set[Part]:
+    """Return what a change is about."""
+    match change:
+        case SettingsChanged():
+            after = asked.settings or {}
+            pairs = [(name, present.nodes[name].chosen, after[name][0]) for name in change.nodes if name in after and name in present.nodes]
+            return {Part(name, key) for name, before, chosen in pairs for key in settings.differing(before, chosen)}
+        case DeploymentChanged():
+            names = ["place"]
+        case ReleaseChanged() | ParametersChanged():
+            names = ["release"]
+        case DeploymentAdded() | DeploymentRemoved():
+            names = ["place", "release"]
+    return {Part(f"{change.model}/{change.deployment}", name) for name in names}
 
 
 def _notes(asked: Wanted, present: Present) -> list[str]:

@@ -146,7 +146,7 @@ def _wanted(error: Any, value: Tree | None) -> str:
 
 
 _KINDS: Final = {
-    "bool_type": "it must be on or off (or true or false), without quotes",
+    "bool_type": "it must be on or off (or yes or no, true or false), without quotes",
     "int_type": "it must be a whole number",
     "float_type": "it must be a number",
     "tuple_type": "it must be a list, such as [1, 10, 100]",

@@ -244,11 +244,16 @@ def in_words(before: Chosen, after: Chosen, *, was: bool = True) -> str:
     """Return what changes, each with what it was: `label ring=canary (was main), cohort is taken back (was nyc)`."""
     earlier, will = _flat(before), _flat(after)
     found = []
-    for name in sorted(earlier.keys() | will.keys()):
-        if earlier.get(name) != will.get(name):
-            had = f" (was {_shown(earlier[name])})" if was and name in earlier else ""
-            found.append(f"{name}={_shown(will[name])}{had}" if name in will else f"{name} is taken back{had}")
+    for name in differing(before, after):
+        had = f" (was {_shown(earlier[name])})" if was and name in earlier else ""
+        found.append(f"{name}={_shown(will[name])}{had}" if name in will else f"{name} is taken back{had}")
     return ", ".join(found)
+
+
+def differing(before: Chosen, after: Chosen) -> list[str]:
+    """Return the names of the settings that differ."""
+    earlier, will = _flat(before), _flat(after)
+    return [name for name in sorted(earlier.keys() | will.keys()) if earlier.get(name) != will.get(name)]
 
 
 def _flat(chosen: Chosen) -> dict[str, Any]:

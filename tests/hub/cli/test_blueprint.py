@@ -7,17 +7,23 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hub.cli.errors import Exit
+from hub.core.blueprint.reading import read
 from hub.database.blueprint_rows import Blueprints
 from hub.database.rows import NodeRow
 from hub.database.store import Store
+from hub.operations import opening
+from hub.operations.blueprint import plan
+from hub.operations.blueprint_apply import apply as apply_it
 from hub.operations.blueprint_lock import alone
 from schemas import codec
+from schemas.errors import Refused
 from schemas.state import Profile, State
 from tests.hub.cli.fleets import BIN, Done, Made, make
 from tests.hub.cli.test_rollout import Hub
@@ -128,10 +134,19 @@ def test_a_blueprint_is_applied_once_and_then_differs_in_nothing(shared: Made) -
     assert set_of == {"telemetry": False, "budgets": {"metered": {"hours": "22:00-05:00"}}}
 
 
+def test_what_the_revision_in_force_made_itself_is_nobodys_change_by_hand(shared: Made) -> None:
+    code, found = diff(shared, written(shared, FIRST, "first.yaml"))
+
+    assert code == 2
+    assert {row["changed_by"] for row in found["changes"]} == {None}
+
+
 def test_what_is_changed_by_hand_shows_with_the_name_of_who_did(shared: Made) -> None:
     shared.run("deploy", "set", "m", "hold", "--priority", "7", "--actor", "bob")
     shared.run("nodes", "set", "n5", "telemetry=on", "--actor", "bob")
     code, found = diff(shared)
+    another = SECOND.replace("priority: 100", "priority: 50").replace("nyc", "lga")
+    other = diff(shared, written(shared, another, "another.yaml"))[1]["changes"]
     said = shared.run("status")
     facts = json.loads(shared.run("status", "--json").stdout)["blueprint"]
 
@@ -139,6 +154,11 @@ def test_what_is_changed_by_hand_shows_with_the_name_of_who_did(shared: Made) ->
     assert [(row["kind"], row["changed_by"].split(",")[0]) for row in found["changes"]] == [
         ("change_settings", "bob"),
         ("change_deployment", "bob"),
+    ]
+    assert [(row["kind"], row["changed_by"] is not None) for row in other] == [
+        ("change_settings", False),  # Only the file asks for another cohort.
+        ("change_settings", True),
+        ("change_deployment", True),
     ]
     assert "revision 2, by jane" in said.stdout
     assert "2 things differ from it" in said.stdout
@@ -149,11 +169,14 @@ def test_an_earlier_revision_is_gone_back_to_and_is_named(shared: Made) -> None:
     apply(shared, written(shared, SECOND))  # Takes back what bob did.
     shared.run("rollout", "halt", "m", "--deployment", "default")
     shared.run("rollout", "halt", "m", "--deployment", "canary")
-    done = apply(shared, "--revision", "1", actor="ann")
+    held = shared.run("apply", "--revision", "1", "--auto-approve")
+    done = apply(shared, "--revision", "1", "--supersede", actor="ann")
     rows = json.loads(shared.run("history", "--blueprint", "--json").stdout)
     events = json.loads(shared.run("history", "--json").stdout)
     deployments = json.loads(shared.run("deploy", "list", "m", "--json").stdout)
 
+    assert held.returncode == Exit.REFUSED
+    assert "the rollout of m 1.1.0 (default) is halted at 10 %" in held.stderr
     assert "Revision 3 is in force" in done.stdout
     assert "the blueprint has no `nodes`: what the hub sets of nodes is left alone" in done.stderr
     assert [(row["revision"], row["actor"], row["state"], row["what"]) for row in rows] == [
@@ -182,6 +205,27 @@ def test_a_file_made_from_an_older_revision_is_named_with_the_one_in_force(share
     assert done.returncode == Exit.REFUSED
     assert "is based on revision 2, and revision 3 is in force, by ann" in done.stderr
     assert "is based on revision 2" in looked.stderr
+
+
+def test_a_file_based_on_a_revision_that_never_was_is_a_mistake_with_its_place(shared: Made) -> None:
+    done = shared.run("diff", written(shared, exported(shared).replace("based_on: 3", "based_on: 99"), "unknown.yaml"))
+
+    assert done.returncode == Exit.REFUSED
+    assert "unknown.yaml, line 5, column 11: there is no revision 99; the newest is 3" in done.stderr
+
+
+def test_what_was_seen_and_is_so_no_more_is_named(shared: Made) -> None:
+    fleet = opening.open_fleet(shared.fleet, "jane")
+    first, second = (
+        plan(fleet, read(text.encode(), name="f")) for text in (FIRST.replace("1.0.0", "1.2.0"), FIRST.replace("1.0.0", "1.1.0"))
+    )
+    seen = replace(first, written=second.written)
+    with pytest.raises(Refused) as caught:
+        apply_it(fleet, seen)
+    fleet.store.close()
+
+    assert "it now also takes: deployment default of m runs 1.1.0, instead of 1.0.0" in caught.value.reason
+    assert "no longer needed: deployment default of m runs 1.2.0, instead of 1.0.0" in caught.value.reason
 
 
 def test_what_went_back_is_not_begun_again_unasked(shared: Made) -> None:
@@ -221,14 +265,14 @@ def test_an_apply_that_is_killed_anywhere_is_finished_by_the_next(unused: Made, 
     shutil.copytree(unused.folder, tmp_path / "made")
     made = Made(tmp_path / "made")
     path = written(made, SECOND)
-    environment = {**os.environ, "FLEETCAST_DIR": str(made.fleet), "FLEETCAST_ACTOR": "jane"}
+    environment = {**os.environ, "FLEETCAST_DIR": str(made.fleet)}
     with Hub(made):
         apply(made, written(made, FIRST, "first.yaml"))
         reported = 0
         for _ in range(10):
-            process = subprocess.Popen(
-                [str(BIN / "fleetcast"), "apply", path, "--auto-approve"], env=environment, stderr=subprocess.PIPE, text=True
-            )
+            who = "carol" if reported else "alice"
+            words = [str(BIN / "fleetcast"), "apply", path, "--auto-approve", "--actor", who]
+            process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
             assert process.stderr is not None
             for line in process.stderr:
                 if " of " in line and line[0].isdigit() and ": " in line and "change" not in line:
@@ -240,7 +284,8 @@ def test_an_apply_that_is_killed_anywhere_is_finished_by_the_next(unused: Made, 
             if code == 0:
                 break
         done = until("the rest to be obeyed", lambda: made.run("diff", path).returncode == 0)
-        last = apply(made, path)
+        last = apply(made, path, actor="carol")
+        events = made.run("history", "--json").stdout
         store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
         rows = Blueprints(store.database).page(10)
         store.close()
@@ -248,4 +293,23 @@ def test_an_apply_that_is_killed_anywhere_is_finished_by_the_next(unused: Made, 
     assert done
     assert reported >= 3
     assert "Revision 2 is in force" in last.stdout
-    assert [(one.revision, one.state) for one in rows] == [(2, "applied"), (1, "applied")]
+    assert [(one.revision, one.state, one.actor, one.done, one.changes) for one in rows] == [
+        (2, "applied", "alice, carol", 5, 5),
+        (1, "applied", "jane", 1, 1),
+    ]
+    assert "blueprint revision 2 was applied: 5 of 5 changes, by alice, carol" in events
+
+
+def test_a_change_that_a_killed_apply_did_not_come_to_count_counts(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'hub.sqlite'}")
+    store.create()
+    blueprints = Blueprints(store.database)
+    blueprints.begin(FIRST, left=1, same_as=None)
+    none_left = blueprints.begin(FIRST, left=0, same_as=None)
+    blueprints.begin(SECOND, left=5, same_as=None)
+    blueprints.count(2, 2)
+    more_left = blueprints.begin(SECOND, left=4, same_as=None)  # Somebody took one of them back meanwhile.
+    store.close()
+
+    assert (none_left.done, none_left.changes) == (1, 1)
+    assert (more_left.done, more_left.changes) == (2, 6)

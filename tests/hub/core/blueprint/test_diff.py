@@ -149,6 +149,17 @@ def test_what_went_back_is_held_and_a_halt_is_named_and_left_alone() -> None:
     assert (note.planned, ["is halted" in one for one in note.notes]) == ((), [True])
 
 
+def test_a_halted_rollout_of_another_release_is_held_and_named() -> None:
+    halted = deployment(version="1.1.0", state="halted", stages=(Stage(10), Stage(100)), fallback=REFS["1.0.0"])
+    text = "blueprint: 1\n" + DEFAULT.replace("1.0.0", "1.2.0")
+    held = [one.held for one in compared(text, fleet(halted)).planned]
+
+    assert len(held) == 1
+    assert "the rollout of m 1.1.0 (default) is halted at 10 %: `fleetcast rollout resume m` goes on" in held[0]
+    assert "--supersede begins 1.2.0 all the same" in held[0]
+    assert [one.held for one in compared(text, fleet(halted), supersede=True).planned] == [""]
+
+
 LABELS = st.dictionaries(
     st.sampled_from(["ring", "no", "on", "rack.1", "0x1F", "1e3"]), st.sampled_from(["no", "1.10", "010", "a_b", "y"]), max_size=3
 )

@@ -113,6 +113,14 @@ def test_words_that_are_read_alike_everywhere_are_taken() -> None:
     assert (found.nodes[0].telemetry, found.nodes[0].labels) == (False, {"a": "no", "b": "1.10"})
 
 
+@pytest.mark.parametrize(("word", "value"), [("no", False), ("off", False), ("yes", True), ("on", True), ("true", True)])
+def test_where_on_or_off_is_wanted_its_words_need_no_quotes(word: str, value: bool) -> None:
+    found = read(f"{RULE}telemetry: {word}\n".encode(), name="f").blueprint.nodes
+
+    assert [one.telemetry for one in found or ()] == [value]
+    assert "yes or no" in refused(f'{RULE}telemetry: "{word}"\n').reason
+
+
 def test_the_schema_for_editors_takes_what_the_reader_takes() -> None:
     import jsonschema
 
