@@ -43,7 +43,7 @@ FOR_EVER_SECONDS = 10 * 365 * 86_400.0
     "--roles",
     default=None,
     metavar="ROLES",
-    help="What this process does: some of ingest,controller,blocks,web, by commas. Without it, or with fleet.toml's, all.",
+    help="Roles of this process, by commas: some of ingest,controller,blocks,web. The default is all of them, or what fleet.toml names.",
 )
 @click.option("--shard", default=None, metavar="I/K", help="With ingest: this process's part of the nodes, such as 2/3.")
 @click.option("--name", default=None, help="Name of this process among those of the hub.")

@@ -29,6 +29,7 @@ HUB_ONLY = (
     TOPICS.windows("delay"),
     TOPICS.drift("delay"),
     TOPICS.alert,
+    TOPICS.hub,
 )
 
 

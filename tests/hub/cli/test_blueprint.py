@@ -55,6 +55,10 @@ nodes:
 """
 
 
+# A story that goes on from test to test, by a real hub: in order, and in one process.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def unused(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A fleet with three releases and six nodes, of which nothing was rolled out."""

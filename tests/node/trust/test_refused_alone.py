@@ -9,6 +9,7 @@ import pytest
 from tuf.api.metadata import TargetFile, Targets
 
 from hub.signing.metadata_files import write
+from hub.signing.role_lists import rollout_file
 from node.agent.activation.manifests import Manifests
 from node.storage.artifacts import Artifacts
 from node.trust.tuf_client import Trust
@@ -53,7 +54,7 @@ def list_in_rollouts(fleet: Fleet, path: str, document: bytes) -> None:
     repository, target = fleet.repository, TargetFile.from_data(path, document, ["sha256"])
     role = repository._folder.newest("rollouts", Targets).signed
     role.targets[path] = target
-    write(repository._rollout_file(path.removeprefix("rollouts/"), target), document)
+    write(rollout_file(repository._folder, path.removeprefix("rollouts/"), target), document)
     repository._next("rollouts", role, [fleet.keys["rollouts"]], fleet.now)
 
 
