@@ -31,7 +31,7 @@ class _State:
     """Hold what is known of Ctrl-C in this process."""
 
     def __init__(self) -> None:
-        self.is_installed = self.is_guarded = self.is_pressed = False
+        self.is_installed = self.is_guarded = self.is_pressed = self.is_deferred = False
         self.held = 0
 
 
@@ -66,8 +66,8 @@ def held() -> Iterator[None]:
     """
     _state.held += 1
     try:
-        if _state.is_installed or _state.held > 1 or threading.current_thread() is not threading.main_thread():
-            yield
+        if _state.is_installed or _state.is_deferred or threading.current_thread() is not threading.main_thread():
+            yield  # `held` counts other threads, too, which get no signal
         else:
             with _deferred():
                 yield
@@ -85,9 +85,11 @@ def _deferred() -> Iterator[None]:
         yield
         return
     signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    _state.is_deferred = True
     try:
         yield
     finally:
+        _state.is_deferred = False
         signal.signal(signal.SIGINT, before)
         if came:
             before(*came[-1])
