@@ -262,7 +262,7 @@ def _blocks_settings(url: str, endpoint_url: str, fleet: str) -> list[str]:
     """Return the settings of an object store, which answers; none for a folder.
 
     Raises:
-        Refused: the URL is none of a bucket, or obstore is not installed.
+        Refused: the URL names no bucket, or obstore is not installed.
         Unreachable: it does not answer, or has no such bucket.
     """
     if not url:

@@ -42,7 +42,7 @@ class ObjectStore:
         do. `endpoint_url` is where a store is that is not Amazon's.
 
         Raises:
-            Refused: SETTINGS_INVALID: obstore is not installed, or the URL is none of a bucket.
+            Refused: SETTINGS_INVALID: obstore is not installed, or the URL names no bucket.
         """
         bucket, prefix = bucket_of(url)
         self.url = url

@@ -425,7 +425,7 @@ def _identifiers(scene: Scene) -> Answer:
     return yes(getattr(message.properties, "SubscriptionIdentifier", []) == [7])
 
 
-@question("takeover", "a second client of the same name ends the first, which is told so")
+@question("takeover", "a second client of the same name ends the first, and the broker says why")
 def _takeover(scene: Scene) -> Answer:
     first = scene.client("same")
     scene.client("same")

@@ -35,7 +35,7 @@ def set_cookie(request: Request, response: Response, value: str) -> None:
 
 
 def within(address: str) -> str:
-    """Return an address of the console to go on to; the first page's where it is none of ours."""
+    """Return an address of the console to go on to; the first page's where it leads elsewhere."""
     parts = urlsplit(address) if len(address) <= NEXT_CHARACTERS_MAX and address.isascii() and address.isprintable() else None
     is_ours = parts is not None and not parts.scheme and not parts.netloc and re.match(r"/(?![/\\])", address) and "\\" not in address
     return address if is_ours and parts is not None and parts.path not in {"/login", "/logout", "/live"} else "/"
