@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any, Self
 
+from fleetcast.cli.terminal_text import plain
 from fleetcast.fleets.tables import Table, in_cell
 
 Row = Mapping[str, Any]
@@ -318,7 +319,7 @@ class RolloutStatus(Shown):
 
     def __str__(self) -> str:
         proof = f"{self.serving} of {self.nodes} node{'s serve' if self.nodes != 1 else ' serves'} it"
-        return in_line(f"{self.release} {self.state} at {self.percent} %, {proof}: {self.reason}")
+        return plain(f"{self.release} {self.state} at {self.percent} %, {proof}: {self.reason}")
 
     @classmethod
     def from_row(cls, row: Row) -> Self:
@@ -331,11 +332,6 @@ class RolloutStatus(Shown):
             classes=dict(row["classes"]),
             gates=tuple(Gate(**names(one)) for one in row["gates"]),
         )
-
-
-def in_line(text: str) -> str:
-    """Return a text on one line; what does not print is written out."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,7 +407,7 @@ class Event(Shown):
     facts: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     def __str__(self) -> str:
-        return in_line(f"{self.at:%Y-%m-%d %H:%M:%S}  {self.kind:<8} {self.text}")
+        return plain(f"{self.at:%Y-%m-%d %H:%M:%S}  {self.kind:<8} {self.text}")
 
     @classmethod
     def from_row(cls, row: Row) -> Self:

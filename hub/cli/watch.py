@@ -2,7 +2,9 @@
 
 import json
 import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ from hub.database.rows import EventRow
 
 if TYPE_CHECKING:
     from hub.client.hub_client import HubClient
+    from hub.database.store import Store
 
 KINDS = ("node", "receipt", "rollout", "release", "drift", "alert", "refusal", "broker", "hook", "key", "blueprint")
 LOOK_SECONDS = 0.3
@@ -50,60 +53,46 @@ def watch(
       fleetcast watch --kind alert --until alert --timeout-seconds 600
       fleetcast watch --history --json
     """
+    last: Callable[[], int]
+    after: Callable[[int], Iterator[EventRow]]
     if (hub := remote()) is not None:
-        _watch_remote(hub, history=history, since_id=since_id, kinds=kinds, until=until, timeout_seconds=timeout_seconds, as_json=as_json)
-        return
-    store = open_store(directory)
-    at = since_id if since_id is not None else (0 if history else store.last_event_id())
+        last, after, look_seconds = lambda: int(hub.fleet()["last_event"]), partial(_asked, hub), REMOTE_LOOK_SECONDS
+    else:
+        store = open_store(directory)
+        last, after, look_seconds = store.last_event_id, partial(_read, store), LOOK_SECONDS
+    at = since_id if since_id is not None else (0 if history else last())
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+    while True:
+        for event in after(at):
+            at = event.id
+            if not kinds or _kind(event) in {*kinds, until}:
+                click.echo(_line(event, as_json))
+            if _kind(event) == until:
+                return
+        if history:
+            break
+        if deadline is not None and time.monotonic() >= deadline:
+            raise Ended(Exit.TIMEOUT, f"no {until or 'end'} within {timeout_seconds:g} s")
+        time.sleep(look_seconds)
+    if until:
+        raise Ended(Exit.TIMEOUT, f"there is no {until} in the history")
+
+
+def _read(store: "Store", at: int) -> Iterator[EventRow]:
+    """Yield the events behind an id, of a fleet's folder."""
     while True:
         page = store.events(at, limit=PAGE)
-        for event in page:
-            at = event.id
-            if not kinds or _kind(event) in {*kinds, until}:
-                click.echo(_line(event, as_json))
-            if _kind(event) == until:
-                return
-        if len(page) == PAGE:
-            continue
-        if history:
-            break
-        if deadline is not None and time.monotonic() >= deadline:
-            raise Ended(Exit.TIMEOUT, f"no {until or 'end'} within {timeout_seconds:g} s")
-        time.sleep(LOOK_SECONDS)
-    if until:
-        raise Ended(Exit.TIMEOUT, f"there is no {until} in the history")
+        yield from page
+        if len(page) < PAGE:
+            return
+        at = page[-1].id
 
 
-def _watch_remote(
-    hub: "HubClient",
-    *,
-    history: bool,
-    since_id: int | None,
-    kinds: tuple[str, ...],
-    until: str | None,
-    timeout_seconds: float | None,
-    as_json: bool,
-) -> None:
-    deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-    at = since_id if since_id is not None else (0 if history else int(hub.fleet()["last_event"]))
-    while True:
-        for one in hub.events(at):
-            event = EventRow(
-                one["id"], int(datetime.fromisoformat(one["at"]).timestamp()), one["kind"], one["text"], one["facts"], one["actor"]
-            )
-            at = event.id
-            if not kinds or _kind(event) in {*kinds, until}:
-                click.echo(_line(event, as_json))
-            if _kind(event) == until:
-                return
-        if history:
-            break
-        if deadline is not None and time.monotonic() >= deadline:
-            raise Ended(Exit.TIMEOUT, f"no {until or 'end'} within {timeout_seconds:g} s")
-        time.sleep(REMOTE_LOOK_SECONDS)
-    if until:
-        raise Ended(Exit.TIMEOUT, f"there is no {until} in the history")
+def _asked(hub: "HubClient", at: int) -> Iterator[EventRow]:
+    """Yield the events behind an id, of a hub that is asked over its API."""
+    for one in hub.events(at):
+        moment = int(datetime.fromisoformat(one["at"]).timestamp())
+        yield EventRow(one["id"], moment, one["kind"], one["text"], one["facts"], one["actor"])
 
 
 def _kind(event: EventRow) -> str:

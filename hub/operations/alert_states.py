@@ -1,6 +1,6 @@
-"""Say of an alert whether what it is about is still so, and to whom it was told."""
+"""Decide whether the cause of an alert still lasts, and list the receivers that it went to."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from sqlalchemy import select
@@ -11,11 +11,6 @@ from schemas.analytics_messages import Alert
 
 WEEK_SECONDS: Final = 7 * 86_400
 Key = tuple[str, str, str]  # Kind, the node or model@version, and the cohort of a drift.
-
-
-def open_keys(found: Iterable[Key]) -> frozenset[Key]:
-    """Return what is open now, by what alerts about it would name."""
-    return frozenset(found)
 
 
 def key_of(alert: Alert) -> Key:

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from hub.core.rollouts.node_class import BY_NEED, NodeClass
 from hub.core.rollouts.node_filter import STATE_KEY, nobody
 from hub.operations.node_classes import NodeLine
-from hub.operations.snapshot import SORTS, Snapshot
+from hub.operations.snapshot import Snapshot, check_sort
 from schemas.errors import Code, Refused
 from schemas.selectors import ARCH_KEY, Requirement, parse, text_of
 
@@ -104,10 +104,9 @@ def listing(seen: Snapshot, asked: Asked, sort: str = DEFAULT_SORT, *, expanded:
     """
     if asked.waits and asked.waits not in WAITS:
         raise Refused(Code.REQUEST_INVALID, f"nodes wait for one of {', '.join(WAITS)}, not for {asked.waits[:40]!r}")
-    if sort not in SORTS:
-        raise Refused(Code.REQUEST_INVALID, f"sort {sort[:40]!r} is none of {', '.join(SORTS)}")
+    check_sort(sort)
     names = _names(seen, asked)
-    places = tuple(Place(*one) for one in sorted(seen.key(sort, name) for name in names))
+    places = tuple(Place(*one) for one in seen.ordered(sort, names))
     classes = Counter(_class(seen, name) for name in names)
     sentence = "" if places else _nobody(seen, asked)
     return Listing(places, len(seen.seen.nodes), classes, tuple(_facets(seen, asked, names, expanded)), sentence)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -64,17 +64,32 @@ class Snapshot:
         Raises:
             Refused: SELECTOR_INVALID, or there is no such order.
         """
-        if sort not in SORTS:
-            raise Refused(Code.REQUEST_INVALID, f"sort {sort[:40]!r} is none of {', '.join(SORTS)}")
+        check_sort(sort)
         if where is None:
-            if sort not in self._orders:
-                self._orders[sort] = sorted(self.key(sort, name) for name in self.seen.nodes)
-            return self._orders[sort], ""
+            return self.ordered(sort, self.seen.nodes), ""
         nodes = list(self.seen.nodes.values())
         classes = {name: line.found.name for name, line in self.worst.items()}
         found = chosen(nodes, where, facts=lambda node: node.facts, state=lambda node: classes.get(node.name, ""))
         sentence = nobody(where, [node.facts for node in nodes]) if not found else ""
-        return sorted(self.key(sort, node.name) for node in found), sentence
+        return self.ordered(sort, [node.name for node in found]), sentence
+
+    def ordered(self, sort: str, names: Collection[str]) -> list[tuple[int, str]]:
+        """Return the keys of these nodes in their order; that of all nodes is made once for all who ask."""
+        if len(names) < len(self.seen.nodes):
+            return sorted(self.key(sort, name) for name in names)
+        if sort not in self._orders:
+            self._orders[sort] = sorted(self.key(sort, name) for name in self.seen.nodes)
+        return self._orders[sort]
+
+
+def check_sort(sort: str) -> None:
+    """Check that there is such an order of nodes.
+
+    Raises:
+        Refused: REQUEST_INVALID.
+    """
+    if sort not in SORTS:
+        raise Refused(Code.REQUEST_INVALID, f"sort {sort[:40]!r} is none of {', '.join(SORTS)}")
 
 
 class Snapshots:

@@ -133,28 +133,29 @@ def _idempotency_key(request: Request) -> str | None:
     return key
 
 
-async def body_of(request: Request, kind: str = "application/json", bytes_max: int = BODY_BYTES_MAX) -> bytes:
-    """Read a body, never more of it in memory than is allowed.
+async def body_of(request: Request, kind: str = "application/json", bytes_max: int = BODY_BYTES_MAX, *, noun: str = "body") -> bytes:
+    """Read a body, never more of it in memory than is allowed; `noun` is what a refusal calls it.
 
     Raises:
         Refusal: it is of another type, too large, or takes too long.
     """
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given != kind:
-        raise Refused(Code.REQUEST_CONTENT_TYPE, f"the body must be {kind}, not {given[:80] or 'of no type'}")
+        raise Refused(Code.REQUEST_CONTENT_TYPE, f"the {noun} must be {kind}, not {given[:80] or 'of no type'}")
     found, closed = bytearray(), {"connection": "close"}  # What is left of a body is not read.
     try:
         async with asyncio.timeout(BODY_SECONDS_MAX):
             async for part in request.stream():
                 found += part
                 if len(found) > bytes_max:
-                    reason = f"a body of more than {bytes_max} bytes, which are allowed"
+                    reason = f"a {noun} of more than {bytes_max} bytes, which are allowed"
                     raise Refusal(Refused(Code.SCHEMA_TOO_LARGE, reason), headers=closed)
     except TimeoutError:
-        reason = f"the body was not here after {BODY_SECONDS_MAX:g} s"
+        reason = f"the {noun} was not here after {BODY_SECONDS_MAX:g} s"
         raise Refusal(Refused(Code.REQUEST_INVALID, reason), status=408, headers=closed) from None
     except ClientDisconnect:
-        raise Refusal(Refused(Code.REQUEST_INVALID, "the connection ended before the body did"), status=400, headers=closed) from None
+        reason = f"the connection ended before the {noun} did"
+        raise Refusal(Refused(Code.REQUEST_INVALID, reason), status=400, headers=closed) from None
     request._body = bytes(found)  # As starlette keeps a body that was read.
     return request._body
 

@@ -3,11 +3,22 @@
 import base64
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from schemas.errors import Code, Refused
 
 T = TypeVar("T")
+
+
+class Numbered(Protocol):
+    """Have an id that rises with time."""
+
+    @property
+    def id(self) -> int:
+        """Return it."""
+
+
+Row = TypeVar("Row", bound=Numbered)
 CURSOR_CHARACTERS_MAX = 400
 
 
@@ -33,6 +44,35 @@ def key_of(cursor: str, kinds: Sequence[type]) -> list[Any]:
     ):
         raise Refused(Code.REQUEST_INVALID, "cursor is not one that this list has given as `next`: begin without one")
     return found
+
+
+def newest(
+    before: int | None,
+    limit: int,
+    *,
+    read: Callable[[int | None, int], Sequence[Row]],
+    wanted: Callable[[Row], bool],
+    scan_max: int,
+    at_once: int,
+) -> tuple[list[Row], bool]:
+    """Return the newest rows that are wanted, and whether there may be more; `read` gives those before an id, at most so many.
+
+    At most about `scan_max` rows are looked at: where few are wanted, a page may have fewer than its limit, and more behind it.
+    """
+    found: list[Row] = []
+    scanned, size = 0, limit + 1
+    while scanned < scan_max:
+        rows = read(before, size)
+        for row in rows:
+            before, scanned = row.id, scanned + 1
+            if wanted(row):
+                found.append(row)
+                if len(found) > limit:
+                    return found[:limit], True
+        if len(rows) < size:
+            return found, False
+        size = at_once
+    return found, True
 
 
 def page(rows: Sequence[T], key: Callable[[T], Sequence[str]], *, limit: int, cursor: str | None) -> dict[str, Any]:

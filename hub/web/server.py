@@ -6,13 +6,13 @@ Nothing of it is imported before somebody connects, so that a hub whose API nobo
 import asyncio
 import contextlib
 import errno
-import resource
 import select
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +20,7 @@ import structlog
 
 from fleetcast import durable
 from hub.operations.opened_fleet import OpenedFleet
-from hub.service.enrol.bounded_listener import Listener
+from hub.service.enrol.bounded_listener import Listener, connections_max
 from schemas.errors import Code, Refused
 from schemas.limits import KIB
 
@@ -32,7 +32,6 @@ log = structlog.get_logger()
 EXTRA: Final = "fleetcast[web]"
 PORT_NAME: Final = "web/port"
 CONNECTIONS_MAX: Final = 1024
-DESCRIPTORS_SHARE: Final = 4  # One part in this number of the process's descriptors is the API's, and the others stay the hub's.
 REQUEST_SECONDS_MAX: Final = 60.0  # Until the headers of a first request are here.
 HEADERS_BYTES_MAX: Final = 16 * KIB
 WRITE_SECONDS_MAX: Final = 30.0  # How long a client may leave what it was sent.
@@ -164,7 +163,8 @@ def _bind(host: str, port: int) -> Listener:
     found = socket.getaddrinfo(host.strip("[]") or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     family, kind, proto, _, address = found
     # Behind a proxy, and on loopback, all connections are from one address.
-    listener = Listener(family, kind, proto, connections_max=connections_max, address_max=connections_max, ended=_crowded)
+    most = partial(connections_max, CONNECTIONS_MAX)
+    listener = Listener(family, kind, proto, connections_max=most, address_max=most, ended=_crowded)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -174,12 +174,6 @@ def _bind(host: str, port: int) -> Listener:
         listener.close()
         raise
     return listener
-
-
-def connections_max() -> int:
-    """Return how many connections may be open: the hub keeps the descriptors that its broker, database and programs need."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return CONNECTIONS_MAX if limit == resource.RLIM_INFINITY else max(1, min(CONNECTIONS_MAX, limit // DESCRIPTORS_SHARE))
 
 
 def _crowded(address: str) -> None:

@@ -7,6 +7,7 @@ the bound is met first; and should others have used up the descriptors, a spare 
 import contextlib
 import errno
 import os
+import resource
 import socket
 import struct
 from collections.abc import Callable
@@ -15,8 +16,15 @@ from typing import Any
 from hub.core.floods.connection_limit import Doorkeeper
 
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+DESCRIPTORS_SHARE = 4  # one part in this number of the process's descriptors is an endpoint's, and the others stay the hub's
 ENDING_MAX = 16  # connections that had to go and are not closed yet: asyncio closes them in its next turn
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER of no time: the connection is ended by RST and leaves nothing waiting
+
+
+def connections_max(most: int) -> int:
+    """Return how many connections may be open, `most` at most: the hub keeps descriptors for its broker, its database and its programs."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return most if limit == resource.RLIM_INFINITY else max(1, min(most, limit // DESCRIPTORS_SHARE))
 
 
 class Listener(socket.socket):

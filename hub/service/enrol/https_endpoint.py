@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import errno
 import queue
-import resource
 import socket
 import ssl
 import threading
@@ -29,7 +28,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from hub.core.enrol.throttle import Throttle
 from hub.core.floods.connection_limit import origin_of
 from hub.service.bounded_server import bounded_config
-from hub.service.enrol.bounded_listener import Listener
+from hub.service.enrol.bounded_listener import Listener, connections_max
 from hub.service.enrol.enrolment_api import Office
 from schemas import codec
 from schemas.document import Document
@@ -54,7 +53,6 @@ MSGPACK = "application/msgpack"
 REQUEST_SECONDS_MAX = 60.0  # a request is under 16 KiB: 7 s over 20 kbit/s, with as much again for its delay
 CONNECTION_SECONDS_MAX = 300.0  # an answer is 10 to 100 KB: under a minute over 20 kbit/s
 CONNECTIONS_MAX = 256  # open at once, counted as they are accepted
-DESCRIPTORS_SHARE = 4  # one part in this number of the process's descriptors is the endpoint's, and the others stay the hub's
 ADDRESS_CONNECTIONS_MAX = 64  # connections from one address, behind which a whole site may be
 HANDSHAKE_SECONDS_MAX = 10.0  # three round trips and 4 KB of certificates: 2 s over 20 kbit/s, with 2 s of delay each way
 CROWDED_SECONDS = 60.0  # between two reports that connections had to go
@@ -264,12 +262,6 @@ async def _body(request: Request, bytes_max: int) -> bytes:
     return bytes(found)
 
 
-def connections_max() -> int:
-    """Return how many connections may be open: the hub keeps the descriptors that its broker, database and programs need."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return CONNECTIONS_MAX if limit == resource.RLIM_INFINITY else max(1, min(CONNECTIONS_MAX, limit // DESCRIPTORS_SHARE))
-
-
 def _bind(listen: str, ended: Callable[[str], None]) -> Listener:
     host, _, port = listen.rpartition(":")
     listener: Listener | None = None
@@ -281,7 +273,7 @@ def _bind(listen: str, ended: Callable[[str], None]) -> Listener:
             family,
             kind,
             proto,
-            connections_max=connections_max,
+            connections_max=lambda: connections_max(CONNECTIONS_MAX),
             address_max=lambda: ADDRESS_CONNECTIONS_MAX,
             ended=ended,
         )

@@ -1,23 +1,20 @@
 """Read forms: bounded, once, and only from pages of our own. What changes something carries a token that no other site can know."""
 
-import asyncio
 import hashlib
 import hmac
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
-from hub.web.problems import Refusal
+from hub.web.guard import body_of
 from schemas.errors import Code, Refused
 from schemas.limits import KIB
 
 BODY_BYTES_MAX: Final = 16 * KIB
-BODY_SECONDS_MAX: Final = 30.0
 FIELDS_MAX: Final = 20
 CSRF: Final = "csrf"  # Name of the field.
-_CLOSED: Final = {"connection": "close"}  # What is left of a body is not read.
 
 
 def token_of(cookie: str, action: str) -> str:
@@ -54,22 +51,7 @@ async def fields_of(request: Request) -> dict[str, str]:
         Refusal: it is no form, is too large, or takes too long.
         Refused: a field is there twice, or there are too many.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/x-www-form-urlencoded":
-        raise Refused(Code.REQUEST_CONTENT_TYPE, f"a form must be application/x-www-form-urlencoded, not {kind[:80] or 'of no type'}")
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_SECONDS_MAX):
-            async for part in request.stream():
-                body += part
-                if len(body) > BODY_BYTES_MAX:
-                    reason = f"a form of more than {BODY_BYTES_MAX} bytes, which are allowed"
-                    raise Refusal(Refused(Code.SCHEMA_TOO_LARGE, reason), headers=_CLOSED)
-    except TimeoutError:
-        reason = f"the form was not here after {BODY_SECONDS_MAX:g} s"
-        raise Refusal(Refused(Code.REQUEST_INVALID, reason), status=408, headers=_CLOSED) from None
-    except ClientDisconnect:
-        raise Refusal(Refused(Code.REQUEST_INVALID, "the connection ended before the form did"), status=400, headers=_CLOSED) from None
+    body = await body_of(request, "application/x-www-form-urlencoded", BODY_BYTES_MAX, noun="form")
     try:
         pairs = parse_qsl(
             body.decode("ascii"), keep_blank_values=True, strict_parsing=bool(body), errors="strict", max_num_fields=FIELDS_MAX

@@ -1,17 +1,17 @@
-"""Answer what was told to whom: alerts, the open ones first, each with its receivers."""
+"""Show alerts, the open ones first, each with the receivers that it went to."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from hub.database.rows import AlertRow
-from hub.operations.alert_states import WEEK_SECONDS, deliveries_of, is_open, open_keys
+from hub.operations.alert_states import WEEK_SECONDS, deliveries_of, is_open
 from hub.web.console.moments import moment
 from hub.web.console.page import Answer, Page, View
 from hub.web.console.pages.fleet import matter_row
 from hub.web.console.pages.matters import matters
 from hub.web.console.pages.nodes import limit_of
 from hub.web.console.sentence import path
-from hub.web.pages import CURSOR_CHARACTERS_MAX, cursor_of, key_of
+from hub.web.pages import CURSOR_CHARACTERS_MAX, cursor_of, key_of, newest
 from schemas.errors import Code, Refused
 
 OPEN_MAX: Final = 50
@@ -33,8 +33,15 @@ def load(view: View) -> Answer:
     if state not in STATES:
         raise Refused(Code.REQUEST_INVALID, f"state is one of {', '.join(STATES)}, not {state[:20]!r}")
     before = before_of(view.query)
-    now_open = view.shared.get(("open alerts", view.snapshot.at), lambda: open_keys(matters_of(view)), seconds=2.0)
-    rows, more = _read(view, state, now_open, before, limit)
+    now_open = view.shared.get(("open alerts", view.snapshot.at), lambda: frozenset(matters_of(view)), seconds=2.0)
+    rows, more = newest(
+        before,
+        limit,
+        read=view.fleet.store.alerts_before,
+        wanted=lambda row: state == "all" or is_open(row.alert, now_open) == (state == "open"),
+        scan_max=SCAN_MAX,
+        at_once=PAGE,
+    )
     told = deliveries_of(view.fleet.store.database, [row.id for row in rows])
     ended = _ended_lately(view, now_open)
     opened = matters(view)
@@ -86,23 +93,6 @@ def before_of(query: Mapping[str, str]) -> int | None:
     if len(cursor) > CURSOR_CHARACTERS_MAX:
         raise Refused(Code.REQUEST_INVALID, "cursor is not one that this list has given: begin without one")
     return int(key_of(cursor, [int])[0])
-
-
-def _read(view: View, state: str, now_open: frozenset[Any], before: int | None, limit: int) -> tuple[list[AlertRow], bool]:
-    found: list[AlertRow] = []
-    scanned, size = 0, limit + 1
-    while len(found) <= limit and scanned < SCAN_MAX:
-        page = view.fleet.store.alerts_before(before, size)
-        for row in page:
-            before, scanned = row.id, scanned + 1
-            if state == "all" or is_open(row.alert, now_open) == (state == "open"):
-                found.append(row)
-                if len(found) > limit:
-                    return found[:limit], True
-        if len(page) < size:
-            return found, False
-        size = PAGE
-    return found, True
 
 
 def _open_first(rows: Sequence[AlertRow], now_open: frozenset[Any]) -> list[AlertRow]:

@@ -9,7 +9,7 @@ from hub.web.console.page import Answer, Page, View
 from hub.web.console.pages.alerts import before_of
 from hub.web.console.pages.nodes import limit_of
 from hub.web.console.sentence import path
-from hub.web.pages import cursor_of
+from hub.web.pages import cursor_of, newest
 from schemas.errors import Code, Refused
 
 SCAN_MAX: Final = 10_000
@@ -25,7 +25,14 @@ def load(view: View) -> Answer:
         if len(text) > TEXT_MAX or not text.isprintable():
             raise Refused(Code.REQUEST_INVALID, f"{name} has at most {TEXT_MAX} printable characters")
     limit, before = limit_of(view.query), before_of(view.query)
-    rows, more = _read(view, asked, before, limit)
+    rows, more = newest(
+        before,
+        limit,
+        read=lambda before, size: view.fleet.store.changes(limit=size, before_id=before),
+        wanted=lambda row: _matches(row, asked),
+        scan_max=SCAN_MAX,
+        at_once=PAGE,
+    )
     kept = {**{name: view.query.get(name) for name in FILTERS}, "limit": view.query.get("limit")}
     chips = [(f"{name} {text}", path("audit", **{**kept, name: None})) for name, text in asked.items()]
     return Answer(
@@ -45,23 +52,6 @@ def _sentence(asked: Mapping[str, str]) -> str:
     if not asked:
         return "Who did what"
     return "Changes with " + ", ".join(f"{name} {text}" for name, text in asked.items())
-
-
-def _read(view: View, asked: Mapping[str, str], before: int | None, limit: int) -> tuple[list[EventRow], bool]:
-    found: list[EventRow] = []
-    scanned, size = 0, limit + 1
-    while scanned < SCAN_MAX:
-        page = view.fleet.store.changes(limit=size, before_id=before)
-        for row in page:
-            before, scanned = row.id, scanned + 1
-            if _matches(row, asked):
-                found.append(row)
-                if len(found) > limit:
-                    return found[:limit], True
-        if len(page) < size:
-            return found, False
-        size = PAGE
-    return found, True
 
 
 def _matches(row: EventRow, asked: Mapping[str, str]) -> bool:

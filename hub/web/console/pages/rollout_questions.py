@@ -34,16 +34,14 @@ def ask_halt(view: View) -> Asking:
         f"{counted(len(others))} {verb(len(others), 'stay')} on what {'it serves' if len(others) == 1 else 'they serve'}{_versions(others)}"
     )
     stop = f" {begun} of them {'has' if begun == 1 else 'have'} begun to fetch and will stop." if begun else ""
-    return Asking(
+    return _asking(
+        facts,
+        "halt",
         heading=f"Halt {facts.title}?",
         text=f"{keep}, {stay}.{stop} Nothing is removed; you can resume.",
         no="Leave it running",
         yes=f"Halt {facts.title}",
-        cli=_cli("halt", facts),
-        back_to=facts.href,
-        etag=facts.etag,
         is_stop=True,
-        figure=_figure(facts),
     )
 
 
@@ -66,17 +64,15 @@ def ask_back(view: View) -> Asking:
         else f"It goes back to what it served before: {where}. {cost}"
     )
     text = each if serving else "No node serves it yet. Those that fetch it stop."
-    return Asking(
+    return _asking(
+        facts,
+        "back",
         heading=f"Take {number_of(len(serving), 'node')} back?" if serving else f"Take {facts.title} back?",
         text=f"{text} {number_of(rest, 'node')} {'is' if rest == 1 else 'are'} not touched.",
         no="Leave it" if len(serving) == 1 else "Leave them",
         yes=f"Take {len(serving)} back" if serving else "Take it back",
-        cli=_cli("back", facts),
-        back_to=facts.href,
-        etag=facts.etag,
         is_stop=True,
         needs_reason=True,
-        figure=_figure(facts),
     )
 
 
@@ -88,15 +84,13 @@ def ask_approve(view: View) -> Asking:
     at = facts.deployment.stage + 1
     mine, version = facts.of_stage[at], facts.deployment.release.version
     move = f"{number_of(len(mine), 'node')} {verb(len(mine), 'move')} to {version}"
-    return Asking(
+    return _asking(
+        facts,
+        "approve",
         heading=f"Approve stage {at + 1}?",
         text=f"When stage {at} has passed, {move}{_cost(facts, mine)}.",
         no="Not yet",
         yes=f"Approve {number_of(len(mine), 'node')}",
-        cli=_cli("approve", facts),
-        back_to=facts.href,
-        etag=facts.etag,
-        figure=_figure(facts),
     )
 
 
@@ -111,15 +105,13 @@ def ask_retry(view: View) -> Asking:
     who = " and ".join([*([", ".join([*names, *more][:-1])] if len([*names, *more]) > 1 else []), [*names, *more][-1]])
     own = retries_of(facts.deployment)
     tries = f" Beside that, each tries again by itself up to {own} times." if own else ""
-    return Asking(
+    return _asking(
+        facts,
+        "retry",
         heading=f"Retry {len(failed)} failed?",
         text=f"{who} {verb(len(failed), 'try') if len(failed) > 1 else 'tries'} once more. Their failures count again.{tries}",
         no="Leave it" if len(failed) == 1 else "Leave them",
         yes=f"Retry {len(failed)}",
-        cli=_cli("retry", facts),
-        back_to=facts.href,
-        etag=facts.etag,
-        figure=_figure(facts),
     )
 
 
@@ -132,14 +124,30 @@ def ask_resume(view: View) -> Asking:
     fetch = (
         f"{number_of(begun, 'node')} {'fetches' if begun == 1 else 'fetch'} on, {counted(rest)} {verb(rest, 'begin')} when their turn comes"
     )
-    return Asking(
+    return _asking(
+        facts,
+        "resume",
         heading=f"Resume {facts.title}?",
         text=f"It goes on in stage {facts.deployment.stage + 1}: {fetch}. What failed and what drifted before halts it no more.",
         no="Leave it halted",
         yes=f"Resume {facts.title}",
-        cli=_cli("resume", facts),
+    )
+
+
+def _asking(
+    facts: RolloutFacts, word: str, *, is_stop: bool = False, needs_reason: bool = False, heading: str, text: str, no: str, yes: str
+) -> Asking:
+    """Return a question about a rollout, whose command is `fleetcast rollout WORD`."""
+    return Asking(
+        heading=heading,
+        text=text,
+        no=no,
+        yes=yes,
+        cli=_cli(word, facts),
         back_to=facts.href,
         etag=facts.etag,
+        is_stop=is_stop,
+        needs_reason=needs_reason,
         figure=_figure(facts),
     )
 
@@ -177,7 +185,7 @@ def _has_begun(line: NodeLine) -> bool:
 
 def _versions(lines: Sequence[NodeLine]) -> str:
     found = Counter(line.serves or "none" for line in lines)
-    parts = [f"{count} on {version}" if version != "none" else f"{count} on none" for version, count in found.most_common(4)]
+    parts = [f"{count} on {version}" for version, count in found.most_common(4)]
     return f" ({', '.join(parts)})" if parts else ""
 
 
