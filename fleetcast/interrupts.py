@@ -66,7 +66,7 @@ def held() -> Iterator[None]:
     """
     _state.held += 1
     try:
-        if _state.is_installed or _state.is_deferred or threading.current_thread() is not threading.main_thread():
+        if _state.is_deferred or threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is _pressed:
             yield  # `held` counts other threads, too, which get no signal
         else:
             with _deferred():

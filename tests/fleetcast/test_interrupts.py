@@ -135,6 +135,24 @@ def test_in_a_program_of_somebody_else_held_work_is_done_whole_before_its_handle
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_handler_that_has_replaced_ours_is_held_back_too(tmp_path: Path) -> None:
+    program = """
+import signal
+from fleetcast import interrupts
+interrupts.install()
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    with interrupts.held():
+        signal.raise_signal(signal.SIGINT)
+        print("whole")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path)
+
+    assert (done.stdout, done.stderr) == ("whole\ninterrupted\n", "")
+
+
 def test_held_work_in_another_thread_leaves_the_handler_alone() -> None:
     seen: list[object] = []
 

@@ -52,7 +52,7 @@ def test_a_start_to_some_says_which_nodes_would_not_stay_behind() -> None:
         ("zone=a", "No node has a label zone; there are ring, site. "),
         ("arch=x86-64", "4 match arch=x86_64. "),
         ("node=m1", "1 matches node=n1. "),
-        ("ring=a,ring=b", "`fleetcast nodes` lists"),
+        ("ring=a,ring=b", "`fleetcast nodes --json` lists"),
     ],
 )
 def test_a_selector_that_matches_nobody_names_what_is_near(where: str, words: str) -> None:
