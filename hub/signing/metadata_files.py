@@ -4,6 +4,7 @@ They are in a folder, or in a database that several hubs share (hub/signing/meta
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
@@ -241,9 +242,18 @@ class MetadataFolder(MetadataFiles):
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         sentence = f"no room for the repository in {self.directory}: free some there, and what waits goes on"
-        with disk_room.refusing(sentence, errnos=disk_room.TAKES_NOTHING), (self.directory / "lock").open("ab") as lock:
+        with disk_room.refusing(sentence, errnos=disk_room.TAKES_NOTHING), self._lock_file() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    def _lock_file(self) -> BinaryIO:
+        path = self.directory / "lock"
+        try:
+            return path.open("ab")
+        except OSError as error:
+            if error.errno != errno.EROFS or not path.exists():
+                raise
+            return path.open("rb")  # What is signed can be read from a disk that takes no write.
 
     def generation(self, *, thorough: bool = False) -> int:
         """Return a value that changes whenever a file does that trust bundles vouch for; it is cheap to ask for every second.

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import Code, Refused
+from tests.small_disk import read_only
 from tests.trust_fleet import Fleet, tree
 
 
@@ -48,6 +49,18 @@ def test_a_byte_that_flips_in_any_file_is_mended_and_changes_nothing(fleet: Flee
             assert said(fleet) == before, path
 
     assert tree(tmp_path / "hub") == whole
+
+
+def test_a_disk_that_takes_no_write_is_read_and_a_change_is_refused(fleet: Fleet, tmp_path: Path) -> None:
+    before = said(fleet)
+
+    with read_only(tmp_path):
+        assert said(fleet) == before
+        with pytest.raises(Refused) as refusal:
+            fleet.refresh()
+
+    assert refusal.value.code is Code.DISK_FULL
+    fleet.refresh()
 
 
 def test_a_missing_file_is_brought_back(fleet: Fleet, tmp_path: Path) -> None:
