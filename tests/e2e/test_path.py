@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,19 +25,10 @@ from schemas.topics import Topics
 from tests import warm
 from tests.broker.client import Client
 from tests.brokers import CONSUMER, FLEET, Broker, free_port, mainly
+from tests.waiting import until
 
 BIN = Path(sys.executable).parent
 pytestmark = pytest.mark.timeout(400)
-
-
-def until(what: str, probe: Callable[[], Any], *, seconds: float = 100) -> Any:
-    deadline = time.monotonic() + seconds
-    while True:
-        found = probe()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
-        time.sleep(0.1)
 
 
 @dataclass
