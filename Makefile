@@ -107,7 +107,7 @@ test-cluster: packages $(STAMP)  ## a rollout and 200 nodes on three rmqttd, one
 	$(BIN)/python -m tests.cluster --write
 
 .PHONY: test-tutorial
-test-tutorial: $(STAMP)  ## follow docs/tutorial.md to the letter, as a newcomer does; 2 minutes
+test-tutorial: $(STAMP)  ## follow README, docs/tutorial.md and the drills to the letter, as a newcomer does; minutes
 	$(BIN)/pytest -m slow tests/docs
 
 $(CONSUMERS)/.installed: deploy/consumers/package.json deploy/consumers/package-lock.json
