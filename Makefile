@@ -34,7 +34,7 @@ QUICK := tests/schemas tests/hub/core tests/node/core tests/test_house.py
 test-quick: $(STAMP)  ## what is pure, the wire and the rules of the house, without brokers, long draws and trained models; under a minute
 	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not heavy' $(QUICK)
 
-test-slow: packages $(STAMP)  ## what takes minutes by nature, and is no part of `make test`: the tutorial and the drills, followed to the letter
+test-slow: packages $(STAMP)  ## what takes long by nature, and is no part of `make test`: pages followed to the letter, long waits, the second broker
 	$(BIN)/pytest -m slow
 
 SEEDS ?= 0-9999
@@ -107,7 +107,7 @@ test-cluster: packages $(STAMP)  ## a rollout and 200 nodes on three rmqttd, one
 	$(BIN)/python -m tests.cluster --write
 
 .PHONY: test-tutorial
-test-tutorial: $(STAMP)  ## follow docs/tutorial.md to the letter, as a newcomer does; 2 minutes
+test-tutorial: $(STAMP)  ## follow README, docs/tutorial.md and the drills to the letter, as a newcomer does; minutes
 	$(BIN)/pytest -m slow tests/docs
 
 $(CONSUMERS)/.installed: deploy/consumers/package.json deploy/consumers/package-lock.json

@@ -32,6 +32,13 @@ KINDS: tuple[Kind, ...] = ("mosquitto", "embedded")
 CONSUMER = topics.CONSUMER
 
 
+def mainly(kind: Kind) -> pytest.MarkDecorator:
+    """Run a test of which the broker decides little over this kind in `make test`, and over the other in `make test-slow`."""
+    return pytest.mark.parametrize(
+        "broker", [pytest.param(one, marks=() if one == kind else pytest.mark.slow) for one in KINDS], indirect=True
+    )
+
+
 class Broker(Protocol):
     """What a test may do to a broker; `user` is the certificate's CN where there are certificates."""
 

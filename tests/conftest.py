@@ -1,5 +1,6 @@
 """Fixtures that more than one folder of tests uses, and what every test may count on however slow and busy the machine is."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -35,6 +36,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def pytest_configure(config: pytest.Config) -> None:
     ended.follow(config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect tests without looking for garbage, and leave them and their modules out of every later search for it: all of it stays."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

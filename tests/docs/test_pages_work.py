@@ -13,7 +13,7 @@ DRILLS = ("team-key-stolen", "root-holder-left", "simulate-a-rollout")
 @pytest.mark.parametrize(
     "name",
     [
-        "README.md",
+        pytest.param("README.md", marks=pytest.mark.slow),
         pytest.param("docs/tutorial.md", marks=pytest.mark.slow),
         *(pytest.param(f"docs/how-to/{name}.md", marks=pytest.mark.slow) for name in DRILLS),
     ],

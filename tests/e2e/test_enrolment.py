@@ -142,6 +142,7 @@ def client(url: str, name: str, tls: TlsFiles) -> Client:
     return Client(Link(BrokerUrl.parse(url), client_id=name, inbox=inbox, session_expiry_seconds=0, tls=tls), inbox)
 
 
+@pytest.mark.slow
 def test_a_node_renews_at_half_of_a_short_life_and_comes_back_after_its_certificate_expired(site: Site) -> None:
     life_seconds = 30  # asked for after 12 to 15
     site.begin(f"certificate_days = {life_seconds / 86_400}")

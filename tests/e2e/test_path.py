@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,20 +24,11 @@ from fleetcast.mqtt_connection import Message
 from schemas.topics import Topics
 from tests import warm
 from tests.broker.client import Client
-from tests.brokers import CONSUMER, FLEET, Broker, free_port
+from tests.brokers import CONSUMER, FLEET, Broker, free_port, mainly
+from tests.waiting import until
 
 BIN = Path(sys.executable).parent
 pytestmark = pytest.mark.timeout(400)
-
-
-def until(what: str, probe: Callable[[], Any], *, seconds: float = 100) -> Any:
-    deadline = time.monotonic() + seconds
-    while True:
-        found = probe()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
-        time.sleep(0.1)
 
 
 @dataclass
@@ -185,6 +176,7 @@ def test_a_release_goes_from_publisher_to_fleet_and_its_telemetry_comes_back(pla
     assert abs(merged["rows"] - 400) < 8 * merged["noise_sd"]
 
 
+@mainly("mosquitto")
 def test_a_broker_that_forgets_and_nodes_that_die_end_with_everybody_serving_the_new_release(plant: Plant) -> None:
     inputs = load_diabetes().data.astype(np.float32)
     plant.start_node("node-a")
@@ -210,6 +202,7 @@ def test_a_broker_that_forgets_and_nodes_that_die_end_with_everybody_serving_the
     assert plant.infer("node-a", inputs[:3])["outputs"] == first["outputs"]
 
 
+@mainly("embedded")
 def test_restarted_nodes_follow_and_going_back_on_probation_is_served(plant: Plant) -> None:
     inputs, names = load_diabetes().data.astype(np.float32)[:1], ("node-a", "node-b")
 
@@ -237,6 +230,7 @@ def test_restarted_nodes_follow_and_going_back_on_probation_is_served(plant: Pla
     assert answered_by() == {"1.0.0"}
 
 
+@mainly("mosquitto")
 def test_a_rollout_costs_what_was_planned_or_stops_and_a_stick_brings_one(plant: Plant) -> None:
     inputs = load_diabetes().data.astype(np.float32)
     plant.start_node("node-a")
@@ -298,6 +292,7 @@ def test_a_rollout_costs_what_was_planned_or_stops_and_a_stick_brings_one(plant:
     assert rows[brought["release"]]["reused"] == rows[brought["release"]]["planned"] > 0
 
 
+@mainly("mosquitto")
 def test_a_release_of_files_is_handed_over_and_its_update_fetches_only_what_changed(plant: Plant) -> None:
     plant.start_node("node-a")
     until("the node", lambda: len(plant.cli("nodes")) == 1)

@@ -156,7 +156,7 @@ def fill(disk: Path) -> None:
             filler.write(bytes(4096))
 
 
-@pytest.mark.parametrize("how", ["overwritten", "truncated", "gone"])
+@pytest.mark.parametrize("how", [pytest.param("overwritten", marks=pytest.mark.slow), "truncated", "gone"])
 def test_a_damaged_database_is_set_aside_and_the_node_serves_what_it_served(one: Device, how: str) -> None:
     before = one.known()
     one.end(signal.SIGTERM)
@@ -184,7 +184,7 @@ def test_a_damaged_database_is_set_aside_and_the_node_serves_what_it_served(one:
     one.serves(newer)
 
 
-@pytest.mark.parametrize("how", ["deleted", "changed"])
+@pytest.mark.parametrize("how", [pytest.param("deleted", marks=pytest.mark.slow), "changed"])
 def test_a_damaged_model_file_is_reported_then_fetched_and_served_again(one: Device, how: str) -> None:
     answer = one.infer()["outputs"]
     one.end(signal.SIGTERM)
@@ -234,6 +234,7 @@ def test_on_a_full_disk_a_node_starts_serves_and_says_so_and_goes_on_with_room(o
         assert newer in db.execute("SELECT document FROM slot").fetchone()[0]
 
 
+@pytest.mark.slow
 def test_a_fetch_that_met_a_full_disk_is_tried_again_once_there_is_room(one: Device, full: Path) -> None:
     (full / "filler").unlink()
     one.start()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives import hashes, serialization
@@ -39,8 +39,8 @@ from schemas.window import Window, expected_counts, pack_counts
 from tests.broker.client import Client
 from tests.brokers import FLEET, Broker
 from tests.databases import ON_POSTGRESQL, url_of
+from tests.waiting import until
 
-T = TypeVar("T")
 BLOCK_BYTES, BLOCKS = 20_000, 5
 WINDOW_SECONDS = 3600
 START = 1_700_000_000 // WINDOW_SECONDS * WINDOW_SECONDS
@@ -49,17 +49,6 @@ START = 1_700_000_000 // WINDOW_SECONDS * WINDOW_SECONDS
 def deployment_of(row: RolloutRow) -> Deployment:
     """The deployment of which a row is the working state."""
     return codec.decode(Deployments, row.document).deployments[0]
-
-
-def until(what: str, probe: Callable[[], T], *, seconds: float = 100.0) -> T:
-    """Wait for something to be so, and return it."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = probe()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
-        time.sleep(0.02)
 
 
 @dataclass(slots=True)

@@ -35,6 +35,7 @@ def clones(folder: Path, url: str, **changes: Any) -> list[Agent]:
     return made
 
 
+@brokers.mainly("mosquitto")
 def test_two_devices_from_one_folder_connect_rarely_and_say_so(broker: brokers.Broker, tmp_path: Path) -> None:
     tls = broker.tls("n1")
     keys = {"tls_ca": tls.ca, "tls_certificate": tls.certificate, "tls_key": tls.key} if tls else {}

@@ -97,6 +97,7 @@ def without_tls(tmp_path: Path) -> Iterator[Scene]:
             yield made
 
 
+@brokers.mainly("embedded")
 @pytest.mark.parametrize("days", [-400, -40, 40])
 def test_a_node_whose_clock_was_wrong_follows_once_it_is_right(scene: Scene, days: int) -> None:
     scene.roll("1.0.0")
@@ -170,6 +171,7 @@ def test_an_oldest_version_counts_for_what_is_announced_already(without_tls: Sce
         assert "release.too_old" not in {one.code for one in node._findings.all()}
 
 
+@brokers.mainly("embedded")
 def test_a_node_whose_trust_folder_was_removed_follows_without_a_restart(scene: Scene) -> None:
     scene.roll("1.0.0")
     node = scene.agent()
@@ -196,6 +198,7 @@ def test_a_data_folder_that_is_away_is_not_made_again_and_trust_goes_on_when_it_
     assert trust.accept(bundle, now=fleet.now).root_version == 1
 
 
+@brokers.mainly("mosquitto")
 def test_a_node_whose_data_was_moved_away_follows_at_once_when_it_is_started(scene: Scene) -> None:
     scene.roll("1.0.0")
     first = scene.agent()
@@ -211,6 +214,7 @@ def test_a_node_whose_data_was_moved_away_follows_at_once_when_it_is_started(sce
     assert first._store is not second._store
 
 
+@brokers.mainly("mosquitto")
 @pytest.mark.parametrize("kind", ["trust", "model"])
 def test_a_message_whose_handling_raised_is_asked_for_again(scene: Scene, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.roll("1.0.0")

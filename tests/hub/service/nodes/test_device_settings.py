@@ -21,7 +21,7 @@ from schemas.deployments import Envelope
 from schemas.device_settings import DeviceSettings
 from schemas.errors import Code, Unreachable
 from schemas.state import Profile, SettingsInForce, State
-from tests.brokers import Broker
+from tests.brokers import Broker, mainly
 from tests.hub.hubs import Device, Fleet, until
 from tests.trust_fleet import change_keys
 
@@ -290,6 +290,7 @@ def test_a_turn_signs_a_bounded_number_and_a_crash_goes_on(tmp_path: Path) -> No
     assert answer.text == f"settings of {4 * AT_ONCE - done} nodes (every node) are set; those of {done} nodes were so already"
 
 
+@mainly("mosquitto")
 def test_a_running_hub_publishes_to_the_node_and_clears_it(broker: Broker, tmp_path: Path) -> None:
     fleet = Fleet(tmp_path)
     with fleet.hub(broker) as hub:

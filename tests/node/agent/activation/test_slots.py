@@ -48,7 +48,7 @@ def check_end(folder: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("share", range(SHARES))
+@pytest.mark.parametrize("share", [pytest.param(one, marks=pytest.mark.slow if one % 2 else ()) for one in range(SHARES)])
 def test_killed_at_any_write_the_slots_go_on_to_the_same_end(share: int, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     kept.mkdir()
