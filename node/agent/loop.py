@@ -55,6 +55,7 @@ from node.agent.storage.disk_trouble import DiskTrouble
 from node.agent.storage.store_rebuild import Traces, contradiction_of, rebuild
 from node.agent.telemetry.served_requests import ServedRequests
 from node.agent.telemetry.windows import Telemetry
+from node.agent.trust.denied_topics import DeniedTopics
 from node.agent.trust.device_settings import HubSettings
 from node.agent.trust.retained_requests import TRUST, RetainedRequests
 from node.agent.trust.trust_state import TrustState
@@ -219,7 +220,10 @@ class Agent:
             zone=zone_of(settings.time_zone) if settings.time_zone else system_zone(),
             found=lambda refusals: self._findings.put("site", "link_file", refusals),
         )
-        self._requests = RetainedRequests(self._rng)
+        self._requests, self._denied = (
+            RetainedRequests(self._rng),
+            DeniedTopics(self._link, self._rng, lambda count: self._status_writer.denied(count)),
+        )
         self._hub_settings = HubSettings(
             settings,
             store=self._store,
@@ -464,6 +468,7 @@ class Agent:
         self._delivery.tick(now)
         if self._online:
             self._trust_state.tick(now)
+            self._denied.tick(now)
             self._ask_again(now)
             self._state_reports.tick(now)
             self._reporter.send(windows=self._telemetry.may_leave)
@@ -484,9 +489,7 @@ class Agent:
             case Disconnected():
                 self._disconnected(event)
             case Subscribed(mid, refused):
-                if refused:
-                    log.error("subscribe.denied", filters=refused)
-                    self._status_writer.denied(refused)
+                self._denied.answered(mid, refused, self._monotonic())
                 self._delivery.granted(mid, self._monotonic())
                 self._trust_state.granted(mid)
             case Published(mid, is_unread):
@@ -546,6 +549,7 @@ class Agent:
             self._link.close()
             return
         self._online = True
+        self._denied.connected()
         self._status_writer.connected()
         self._state_reports.connected()
         if self._store.stuck:

@@ -1,7 +1,8 @@
 """Kill a broker of three in the middle of a rollout, as `make test-cluster` does: `python -m tests.cluster [--write] [--stand-in]`.
 
-A real hub, two real nodes, 200 light nodes that fetch the release, and windows of telemetry, all with certificates and access lists,
-through one balancer. `--stand-in` has one mosquitto in place of the three rmqttd, killed and started again: it tries the suite itself.
+A real hub, two real nodes, 200 light nodes that fetch a release, and windows of telemetry, all with certificates and access lists,
+through one balancer. The broker that is killed is the one that the hub is connected to, while one node serves the new release and the other
+waits for its stage. `--stand-in` has one mosquitto in place of the three rmqttd, killed and started again: it tries the suite itself.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,9 +39,10 @@ from tests.brokers import FLEET, Mosquitto
 from tests.cluster import build
 from tests.cluster.balancer import Balancer
 from tests.cluster.nodes import Cluster
-from tests.e2e.test_path import Plant
+from tests.e2e.test_path import Plant, until
 
 LIGHT, SPREAD_SECONDS, KILL_AFTER_SECONDS = 200, 30.0, 12.0
+SOAK_SECONDS = 20  # Between the stages of the rollout: longer than until the kill.
 SENDERS, WINDOWS = 10, 60  # Windows of each sender, over the same time.
 BYTES = 2_000_000
 WAVE_SECONDS = 600.0
@@ -54,7 +57,7 @@ class Brokers:
     cluster: Any
     tls_of: Any
     balancer: Balancer
-    kill: Any
+    kill: Callable[[int], None]  # With the port of the broker that is to be killed.
     kind: str = "rmqtt"
 
     def url(self, user: str = "hub") -> str:
@@ -154,6 +157,7 @@ def run(brokers: Brokers, folder: Path) -> Result:
         tls = brokers.tls(name)
     try:
         plant.start()
+        hubs = brokers.balancer.last
         for name in ("node-a", "node-b"):
             plant.start_node(name)
         plant.publish("1.0.0", 1.0)
@@ -169,9 +173,11 @@ def run(brokers: Brokers, folder: Path) -> Result:
         with ThreadPoolExecutor(1) as beside:
             wave = beside.submit(fetch, errand, LIGHT, spread_seconds=SPREAD_SECONDS, timeout_seconds=WAVE_SECONDS)
             plant.publish("1.1.0", 10.0)
-            plant.cli("rollout", "start", "diabetes@1.1.0")
+            plant.cli("rollout", "start", "diabetes@1.1.0", "--stages", "50,100", "--soak-seconds", str(SOAK_SECONDS))
+            until("node serves the first stage", lambda: serving(plant, "1.1.0") == 1)
             time.sleep(max(0.0, began + KILL_AFTER_SECONDS - time.monotonic()))
-            brokers.kill()
+            assert serving(plant, "1.1.0") == 1, "the rollout is no longer under way: too late for the kill"
+            brokers.kill(hubs)
             try:
                 fetched = wave.result()
                 done, seconds = fetched.nodes, fetched.seconds
@@ -193,6 +199,11 @@ def run(brokers: Brokers, folder: Path) -> Result:
     finally:
         plant.stop()
     return Result(LIGHT - done, acknowledged, counted, seconds)
+
+
+def serving(plant: Plant, version: str) -> int:
+    """How many nodes have reported that they serve this release."""
+    return sum(row["nodes_serving"] for row in plant.cli("releases") if (row["model"], row["version"]) == ("diabetes", version))
 
 
 def windows(plant: Plant) -> int:
@@ -229,7 +240,7 @@ def main(arguments: list[str]) -> int:
             (folder / "broker").mkdir()
             mosquitto = Mosquitto(folder / "broker")
             mosquitto.start()
-            brokers = Brokers(mosquitto, mosquitto.tls, Balancer([mosquitto.port]), mosquitto.restart)
+            brokers = Brokers(mosquitto, mosquitto.tls, Balancer([mosquitto.port]), lambda _port: mosquitto.restart())
         else:
             program = build.program()
             if program is None:
@@ -237,14 +248,14 @@ def main(arguments: list[str]) -> int:
                 return 1
             cluster = Cluster(folder / "broker", program)
             cluster.start()
-            ports = [node.port for node in cluster.nodes]
-            brokers = Brokers(cluster, cluster.tls, Balancer(ports), cluster.nodes[1].kill)
+            nodes = {node.port: node for node in cluster.nodes}
+            brokers = Brokers(cluster, cluster.tls, Balancer(list(nodes)), lambda port: nodes[port].kill())
         try:
             result = run(brokers, folder / "plant")
         finally:
             brokers.balancer.close()
             brokers.cluster.stop()
-    what = "mosquitto in its place" if chosen.stand_in else f"rmqttd {build.VERSION}, one of 3 nodes killed"
+    what = "mosquitto in its place" if chosen.stand_in else f"rmqttd {build.VERSION}, the hub's of 3 brokers killed"
     print(
         f"{what}: {LIGHT - result.not_done} of {LIGHT} nodes done in {result.seconds:.0f} s, {result.counted} windows counted of"
         f" {result.acknowledged} acknowledged, lost {result.lost}"
