@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 
 from fleetcast.mqtt_connection import (
     BoundedClient,
@@ -136,6 +137,8 @@ class BlockReader:
         self.topics = Topics(fleet)
         self._link, self._name = link, name
         self._asked: dict[int, str] = {}  # Topics by the id of the SUBSCRIBE that awaits its answer.
+        self.ended: dict[str, int] = {}  # Topics that are to be read again after a while, each with the number of its end.
+        self._ends = count()
 
     def close(self) -> None:
         """Leave politely."""
@@ -150,6 +153,7 @@ class BlockReader:
         mid = None
         for topic in topics:
             mid = self._link.subscribe([topic], only_if_new=only_if_new)
+            self.ended.pop(topic, None)
             if mid is not None:
                 self._asked[mid] = topic
         return mid
@@ -160,6 +164,8 @@ class BlockReader:
 
     def leave(self, topics: Sequence[str]) -> None:
         """End subscriptions."""
+        for topic in topics:
+            self.ended.pop(topic, None)
         if topics:
             self._link.unsubscribe(topics)
 
@@ -229,6 +235,7 @@ class NodeLink(BlockReader):
             Unreachable: nothing answers.
         """
         self._asked.clear()
+        self.ended.clear()
         lost = State(node=self._name, session=session, status="lost", at=at)
         self._link.open(Will(self.topics.state(self._name), codec.encode(lost)), clean=clean)
 
@@ -241,9 +248,12 @@ class NodeLink(BlockReader):
         self._link.move(BrokerUrl.parse(url))
 
     def subscribe_again(self, topics: Sequence[str]) -> None:
-        """Ask for what is retained there; some brokers give it to no subscription that they know already, so that is ended first."""
+        """Ask for what is retained there; some brokers give it to no subscription that they know already, so that is ended first.
+
+        `Resubscriptions` begins it a moment later.
+        """
         self.leave(topics)
-        self.read(topics)
+        self.ended.update((topic, next(self._ends)) for topic in topics)
 
     @property
     def settings_topic(self) -> str:
