@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -23,8 +23,11 @@ class Absent(Exception):
 class Served(Protocol):
     """A broker that is asked."""
 
-    port: int
     version: str
+
+    @property
+    def ports(self) -> Sequence[int]:
+        """Of the broker, or of each broker of a cluster."""
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -37,8 +40,8 @@ class Embedded:
     """The one in the hub."""
 
     def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        self._broker = EmbeddedBroker(self.port, folder)
+        self.ports = (free_port(),)
+        self._broker = EmbeddedBroker(self.ports[0], folder)
         from importlib.metadata import version
 
         self.version = f"rumqttd of iotcore {version('iotcore')}"
@@ -58,6 +61,10 @@ class Program:
         self.folder, self.version, self._command = folder, version, command
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def ports(self) -> Sequence[int]:
+        return (self.port,)
 
     def start(self) -> None:
         with (self.folder / "broker.log").open("ab") as log:
@@ -91,7 +98,7 @@ class PlainMosquitto(Program):
 
 
 class Rmqtt:
-    """One rmqttd by itself, or the first of three."""
+    """One rmqttd by itself, or three."""
 
     def __init__(self, folder: Path, count: int = 1) -> None:
         program = build.program()
@@ -99,7 +106,7 @@ class Rmqtt:
             raise Absent("make test-cluster builds it")
         self._cluster = nodes.Cluster(folder, program, count=count, secured=False)
         self.version = f"rmqttd {build.VERSION}" + (f", {count} nodes" if count > 1 else "")
-        self.port = self._cluster.nodes[0].port
+        self.ports = [node.port for node in self._cluster.nodes]
 
     def start(self) -> None:
         self._cluster.start()
