@@ -1,4 +1,4 @@
-"""Subscribe again to topics: to those that the broker denied, and a moment after their end to those whose retained messages are to come again.
+"""Subscribe again to topics: to those that the broker denied, and to those that were ended so that what is retained there comes again.
 
 An access list may come into force only after the broker has let us in, or be mended: rmqttd puts a client's name into its rules beside the
 connection, and takes it out at the end of the connection before, whichever is later. And a cluster of rmqttd may carry out an UNSUBSCRIBE
