@@ -235,7 +235,15 @@ def _cluster(results: Results) -> list[list[str]]:
     return [["killed", "lost, of nodes that fetch and windows that a broker acknowledged"], *rows]
 
 
-BLOCKS = {"brokers": _brokers, "cluster": _cluster, "readme": _readme, "drift": _drift, "drift-tried": _tried, "drift-tweets": _tweets, "corpus": _corpus}
+BLOCKS = {
+    "brokers": _brokers,
+    "cluster": _cluster,
+    "readme": _readme,
+    "drift": _drift,
+    "drift-tried": _tried,
+    "drift-tweets": _tweets,
+    "corpus": _corpus,
+}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -57,9 +57,8 @@ class Embedded:
 class Program:
     """Any broker that is a program with a file of configuration."""
 
-    def __init__(self, folder: Path, version: str, command: list[str]) -> None:
-        self.folder, self.version, self._command = folder, version, command
-        self.port = 0
+    def __init__(self, folder: Path, version: str, command: list[str], port: int) -> None:
+        self.folder, self.version, self._command, self.port = folder, version, command, port
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -90,11 +89,24 @@ class PlainMosquitto(Program):
             raise Absent("apt-get install mosquitto")
         said = subprocess.run([found, "-h"], capture_output=True, text=True, check=False).stdout
         numbers = re.search(r"version (\S+)", said)
-        super().__init__(folder, f"mosquitto {numbers[1] if numbers else ''}".strip(), [found, "-c", "mosquitto.conf"])
-        self.port = free_port()
+        super().__init__(folder, f"mosquitto {numbers[1] if numbers else ''}".strip(), [found, "-c", "mosquitto.conf"], free_port())
         bounds = "max_queued_messages 65000\nmax_queued_bytes 67108864\nmax_inflight_messages 64\nset_tcp_nodelay true\n"
         user = "user root\n" if os.getuid() == 0 else ""
         (folder / "mosquitto.conf").write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\n{user}{bounds}")
+
+
+class Mochi(Program):
+    """A broker written in Go, which other programs build in, with the command that is its example."""
+
+    VERSION = "2.7.9"
+
+    def __init__(self, folder: Path) -> None:
+        place = build.CACHE / f"mochi-{self.VERSION}"
+        if not (place / "cmd").is_file():
+            raise Absent(f"GOBIN={place} go install github.com/mochi-mqtt/server/v2/cmd@v{self.VERSION}")
+        ports = {name: free_port() for name in ("tcp", "ws", "info")}
+        named = [f"--{name}=127.0.0.1:{port}" for name, port in ports.items()]
+        super().__init__(folder, f"mochi {self.VERSION}", [str(place / "cmd"), *named], ports["tcp"])
 
 
 class Rmqtt:
@@ -118,6 +130,7 @@ class Rmqtt:
 KINDS: dict[str, Callable[[Path], Served]] = {
     "embedded": Embedded,
     "mosquitto": PlainMosquitto,
+    "mochi": Mochi,
     "rmqtt": Rmqtt,
     "rmqtt-cluster": lambda folder: Rmqtt(folder, count=3),
 }

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fleetcast.mqtt_connection import BrokerUrl, Connected, Disconnected, Link, Message, Published, Subscribed, TlsFiles, Will
+from fleetcast.mqtt_connection import BrokerUrl, Disconnected, Link, Message, Published, Subscribed, TlsFiles, Will
 from tests.broker.client import Client
 from tests.broker.test_acl import HUB_ONLY, TOPICS, arrived, own_topics
 from tests.brokers import CONSUMER
