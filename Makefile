@@ -101,9 +101,10 @@ test-brokers: packages $(STAMP)  ## a rollout within AWS IoT's limits, and ask e
 	$(BIN)/pytest -m slow tests/e2e/test_aws_limits.py
 	$(BIN)/python -m tests.broker.asked --write
 
-test-cluster: packages $(STAMP)  ## a rollout and 200 nodes on three rmqttd, one of which is killed; builds them once, which takes long
+test-cluster: packages $(STAMP)  ## a rollout and 200 nodes on three rmqttd, one of which is killed; 5 minutes, and hours once to build them
 	.ci/packages protoc:protobuf-compiler
 	$(BIN)/python -m tests.cluster.build
+	$(BIN)/pytest -m cluster tests/cluster
 	$(BIN)/python -m tests.cluster --write
 
 .PHONY: test-tutorial

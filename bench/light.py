@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from fleetcast.mqtt_connection import Connected, Disconnected, Message, Subscribed, TlsFiles
+from fleetcast.mqtt_connection import CONNACK_SECONDS, Connected, Disconnected, Message, Subscribed, TlsFiles
 from node.broker.mqtt import NodeLink
 from node.core.delivery.transfer import Ask, Complete, Piece, Subscribe, Transfer, Unsubscribe
 from schemas.errors import Unreachable
@@ -63,13 +63,14 @@ class LightNode:
         self._run(commands)
 
     def connect(self) -> None:
-        """Try, and try again a second later."""
-        self.retry_at = time.monotonic() + 1.0
+        """Try; where nothing answers, again a second later, and else when the broker has had its time, as real nodes do."""
         self.connections += 1
         try:
             self.link.open(session=self.connections, at=int(time.time()))
         except Unreachable:
-            return
+            self.retry_at = time.monotonic() + 1.0
+        else:
+            self.retry_at = time.monotonic() + CONNACK_SECONDS
 
     def handle(self, event: Any) -> None:
         """One event of its connection."""

@@ -228,7 +228,22 @@ def _brokers(results: Results) -> list[list[str]]:
     ]
 
 
-BLOCKS = {"brokers": _brokers, "readme": _readme, "drift": _drift, "drift-tried": _tried, "drift-tweets": _tweets, "corpus": _corpus}
+def _cluster(results: Results) -> list[list[str]]:
+    """What is lost with a broker of three, by which one it is."""
+    killed = {"cluster.kill_lost": "a broker that the hub is not connected to", "cluster.hub_kill_lost": "the hub's own"}
+    rows = [[what, f"{_number(row['value'])} of {_number(row['peer_value'])}"] for name, what in killed.items() for row in [results[name]]]
+    return [["killed", "lost, of nodes that fetch and windows that a broker acknowledged"], *rows]
+
+
+BLOCKS = {
+    "brokers": _brokers,
+    "cluster": _cluster,
+    "readme": _readme,
+    "drift": _drift,
+    "drift-tried": _tried,
+    "drift-tweets": _tweets,
+    "corpus": _corpus,
+}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -6,6 +6,7 @@ Threads: this one owns the store, the disk and every decision. paho's network th
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from random import Random
 from typing import ParamSpec, assert_never
 
@@ -56,6 +57,7 @@ from node.agent.storage.store_rebuild import Traces, contradiction_of, rebuild
 from node.agent.telemetry.served_requests import ServedRequests
 from node.agent.telemetry.windows import Telemetry
 from node.agent.trust.device_settings import HubSettings
+from node.agent.trust.resubscriptions import Resubscriptions
 from node.agent.trust.retained_requests import TRUST, RetainedRequests
 from node.agent.trust.trust_state import TrustState
 from node.broker.mqtt import (
@@ -322,6 +324,7 @@ class Agent:
             notify=Notify(),
         )
         self._reporter.on_refusal = self._status_writer.trouble
+        self._subscriptions = Resubscriptions(self._link, self._rng, self._status_writer.denied)
         self._disk = DiskTrouble(
             self._store, self._status_writer, self._findings, self._monotonic, refused=self._reporter.refusal, acknowledge=self._link.ack
         )
@@ -434,12 +437,10 @@ class Agent:
         if dropped := self._inbox.dropped():
             log.warning("inbox.flooded", dropped=dropped)
             self._status_writer.trouble(f"the broker sends more than this node can read: {dropped} messages were dropped")
-        try:
+        with suppress(queue.Empty):
             found.append(self._parse(self._inbox.get(timeout=0 if self._delivery.busy else TURN_SECONDS)))
             while len(found) < BATCH_EVENTS and not isinstance(found[-1], DocumentEvent):
                 found.append(self._parse(self._inbox.get_nowait()))
-        except queue.Empty:
-            pass
         return found
 
     def _parse(self, event: Incoming) -> Parsed:
@@ -464,6 +465,7 @@ class Agent:
         self._delivery.tick(now)
         if self._online:
             self._trust_state.tick(now)
+            self._subscriptions.tick(now)
             self._ask_again(now)
             self._state_reports.tick(now)
             self._reporter.send(windows=self._telemetry.may_leave)
@@ -484,9 +486,7 @@ class Agent:
             case Disconnected():
                 self._disconnected(event)
             case Subscribed(mid, refused):
-                if refused:
-                    log.error("subscribe.denied", filters=refused)
-                    self._status_writer.denied(refused)
+                self._subscriptions.answered(mid, refused, self._monotonic())
                 self._delivery.granted(mid, self._monotonic())
                 self._trust_state.granted(mid)
             case Published(mid, is_unread):
@@ -546,6 +546,7 @@ class Agent:
             self._link.close()
             return
         self._online = True
+        self._subscriptions.connected()
         self._status_writer.connected()
         self._state_reports.connected()
         if self._store.stuck:

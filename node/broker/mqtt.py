@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 
 from fleetcast.mqtt_connection import (
     BoundedClient,
@@ -135,6 +136,9 @@ class BlockReader:
     def __init__(self, link: Link, *, fleet: str, name: str) -> None:
         self.topics = Topics(fleet)
         self._link, self._name = link, name
+        self._asked: dict[int, str] = {}  # Topics by the id of the SUBSCRIBE that awaits its answer.
+        self.ended: dict[str, int] = {}  # Topics that are to be read again after a while, each with the number of its end.
+        self._ends = count()
 
     def close(self) -> None:
         """Leave politely."""
@@ -142,24 +146,32 @@ class BlockReader:
 
     def subscribe_trust(self, *, only_if_new: bool) -> None:
         """Ask for the trust bundle."""
-        self._link.subscribe([self.topics.trust], only_if_new=only_if_new)
+        self.read([self.topics.trust], only_if_new=only_if_new)
 
     def read(self, topics: Sequence[str], *, only_if_new: bool = False) -> int | None:
         """Subscribe to exact topics, one SUBSCRIBE each; `Subscribed` with the returned id follows for the last of them."""
         mid = None
         for topic in topics:
             mid = self._link.subscribe([topic], only_if_new=only_if_new)
+            self.ended.pop(topic, None)
+            if mid is not None:
+                self._asked[mid] = topic
         return mid
+
+    def answered(self, mid: int) -> str | None:
+        """Return the topic that the broker's answer to a SUBSCRIBE is about, once; None where it is about blocks."""
+        return self._asked.pop(mid, None)
 
     def leave(self, topics: Sequence[str]) -> None:
         """End subscriptions."""
+        for topic in topics:
+            self.ended.pop(topic, None)
         if topics:
             self._link.unsubscribe(topics)
 
     def subscribe_models(self, models: Sequence[str], *, only_if_new: bool = False) -> None:
         """Ask for these models' roles and manifests: exact topics, for not every broker gives what it retains to a wildcard."""
-        for model in models:
-            self._link.subscribe([self.topics.model(model)], only_if_new=only_if_new)
+        self.read([self.topics.model(model) for model in models], only_if_new=only_if_new)
 
     def subscribe_blocks(self, digests: Sequence[bytes], *, only_if_new: bool = False) -> int | None:
         """Ask for exact block topics; `Subscribed` with the returned id follows."""
@@ -222,6 +234,8 @@ class NodeLink(BlockReader):
         Raises:
             Unreachable: nothing answers.
         """
+        self._asked.clear()
+        self.ended.clear()
         lost = State(node=self._name, session=session, status="lost", at=at)
         self._link.open(Will(self.topics.state(self._name), codec.encode(lost)), clean=clean)
 
@@ -234,9 +248,12 @@ class NodeLink(BlockReader):
         self._link.move(BrokerUrl.parse(url))
 
     def subscribe_again(self, topics: Sequence[str]) -> None:
-        """Ask for what is retained there; some brokers give it to no subscription that they know already, so that is ended first."""
+        """Ask for what is retained there; some brokers give it to no subscription that they know already, so that is ended first.
+
+        `Resubscriptions` begins it a moment later.
+        """
         self.leave(topics)
-        self.read(topics)
+        self.ended.update((topic, next(self._ends)) for topic in topics)
 
     @property
     def settings_topic(self) -> str:
@@ -245,7 +262,7 @@ class NodeLink(BlockReader):
 
     def subscribe_settings(self, *, only_if_new: bool) -> None:
         """Ask for this node's own settings."""
-        self._link.subscribe([self.settings_topic], only_if_new=only_if_new)
+        self.read([self.settings_topic], only_if_new=only_if_new)
 
     def is_settings(self, topic: str) -> bool:
         """Return whether a topic is that of this node's settings."""

@@ -9,10 +9,10 @@ import queue
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
@@ -138,10 +138,10 @@ class Asker:
 
 
 class Scene:
-    """A place for one question: clients of a broker, and topics that no other question uses."""
+    """A place for one question: clients, each of the next broker where there are several, and topics that no other question uses."""
 
-    def __init__(self, port: int) -> None:
-        self.port, self.number = port, next(_names)
+    def __init__(self, ports: Sequence[int]) -> None:
+        self._ports, self.number = cycle(ports), next(_names)
         self.clients: list[Asker] = []
 
     def client(self, name: str = "", **options: Any) -> Asker:
@@ -151,7 +151,7 @@ class Scene:
         return found
 
     def prepared(self, name: str = "") -> Asker:
-        found = Asker(self.port, f"c{self.number}-{name or next(_names)}")
+        found = Asker(next(self._ports), f"c{self.number}-{name or next(_names)}")
         self.clients.append(found)
         return found
 
@@ -251,6 +251,21 @@ def _many_filters(scene: Scene) -> Answer:
     client.subscribe(*topics)
     scene.client().publish_all(topics)
     return part(len({one.topic for one in client.messages(1)}), 64)
+
+
+@question("resubscribed", "50 subscriptions that are ended and begun again at once go on")
+def _resubscribed(scene: Scene) -> Answer:
+    client = scene.client()
+    topics = [scene.topic(str(number)) for number in range(50)]
+    client.subscribe(*topics)
+    for topic in topics:
+        client.paho.unsubscribe(topic)
+        client.paho.subscribe(topic, qos=1)
+    for _ in topics:
+        client.wait("subscribed")
+    time.sleep(QUIET_SECONDS)
+    scene.client().publish_all(topics)
+    return part(len({one.topic for one in client.messages(1)}), 50)
 
 
 @question("shared", "a shared subscription gives each of 200 messages to one of two members")
@@ -433,9 +448,9 @@ def _takeover(scene: Scene) -> Answer:
     return yes(reason.value == 0x8E, f"ended without the reason ({reason})")
 
 
-def ask(name: str, port: int) -> Answer:
+def ask(name: str, ports: Sequence[int]) -> Answer:
     """One question; a broker that does not play along has answered."""
-    scene = Scene(port)
+    scene = Scene(ports)
     try:
         return QUESTIONS[name][1](scene)
     except (TimeoutError, OSError, ValueError) as error:
@@ -469,7 +484,7 @@ def main(arguments: list[str]) -> int:
             with asked(kind) as broker:
                 asked_of += 1
                 for name, (what, _) in QUESTIONS.items():
-                    value, answer = ask(name, broker.port)
+                    value, answer = ask(name, broker.ports)
                     print(f"{kind:12} {name:22} {answer}", flush=True)
                     figures.append(Figure(f"brokers.{kind}.{name}", value, f"{answer} | {what}", "", broker.version, None, COMMAND))
         except served.Absent as error:

@@ -1,7 +1,9 @@
 """Kill a broker of three in the middle of a rollout, as `make test-cluster` does: `python -m tests.cluster [--write] [--stand-in]`.
 
-A real hub, two real nodes, 200 light nodes that fetch the release, and windows of telemetry, all with certificates and access lists,
-through one balancer. `--stand-in` has one mosquitto in place of the three rmqttd, killed and started again: it tries the suite itself.
+A real hub, two real nodes, 200 light nodes that fetch a release, and windows of telemetry, all with certificates and access lists,
+through one balancer. A broker is killed while one node serves the new release and the other waits for its stage: first one that the hub is
+not connected to, then, on another cluster, the hub's own. `--stand-in` has one mosquitto in place of the three rmqttd, killed and started
+again: it tries the suite itself.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,14 +40,17 @@ from tests.brokers import FLEET, Mosquitto
 from tests.cluster import build
 from tests.cluster.balancer import Balancer
 from tests.cluster.nodes import Cluster
-from tests.e2e.test_path import Plant
+from tests.e2e.test_path import Plant, until
 
 LIGHT, SPREAD_SECONDS, KILL_AFTER_SECONDS = 200, 30.0, 12.0
+SOAK_SECONDS = 20  # Between the stages of the rollout: longer than until the kill.
 SENDERS, WINDOWS = 10, 60  # Windows of each sender, over the same time.
 BYTES = 2_000_000
 WAVE_SECONDS = 600.0
+STILL_SECONDS = 30.0  # No window has come for so long: none is on its way.
 START = 60_000_000  # Of the interval that all windows are of, long before those of the real nodes.
 COMMAND = "make test-cluster"
+KILLS = ("other", "hub")  # A broker that the hub is not connected to, and the one that it is.
 
 
 @dataclass
@@ -54,7 +60,7 @@ class Brokers:
     cluster: Any
     tls_of: Any
     balancer: Balancer
-    kill: Any
+    kill: Callable[[int], None]  # With the port of the broker that is to be killed.
     kind: str = "rmqtt"
 
     def url(self, user: str = "hub") -> str:
@@ -154,6 +160,7 @@ def run(brokers: Brokers, folder: Path) -> Result:
         tls = brokers.tls(name)
     try:
         plant.start()
+        hubs = brokers.balancer.last
         for name in ("node-a", "node-b"):
             plant.start_node(name)
         plant.publish("1.0.0", 1.0)
@@ -169,9 +176,11 @@ def run(brokers: Brokers, folder: Path) -> Result:
         with ThreadPoolExecutor(1) as beside:
             wave = beside.submit(fetch, errand, LIGHT, spread_seconds=SPREAD_SECONDS, timeout_seconds=WAVE_SECONDS)
             plant.publish("1.1.0", 10.0)
-            plant.cli("rollout", "start", "diabetes@1.1.0")
+            plant.cli("rollout", "start", "diabetes@1.1.0", "--stages", "50,100", "--soak-seconds", str(SOAK_SECONDS))
+            until("node serves the first stage", lambda: serving(plant, "1.1.0") == 1)
             time.sleep(max(0.0, began + KILL_AFTER_SECONDS - time.monotonic()))
-            brokers.kill()
+            assert serving(plant, "1.1.0") == 1, "the rollout is no longer under way: too late for the kill"
+            brokers.kill(hubs)
             try:
                 fetched = wave.result()
                 done, seconds = fetched.nodes, fetched.seconds
@@ -186,13 +195,19 @@ def run(brokers: Brokers, folder: Path) -> Result:
             assert time.monotonic() < deadline, plant.cli("rollout", "status")
             time.sleep(1)
         assert ended
-        counted = -1
-        while counted < acknowledged and time.monotonic() < deadline:
-            counted = windows(plant)
+        counted, changed = -1, time.monotonic()
+        while counted < acknowledged and time.monotonic() - changed < STILL_SECONDS:
+            before, counted = counted, windows(plant)
+            changed = changed if counted == before else time.monotonic()
             time.sleep(0.5)
     finally:
         plant.stop()
     return Result(LIGHT - done, acknowledged, counted, seconds)
+
+
+def serving(plant: Plant, version: str) -> int:
+    """How many nodes have reported that they serve this release."""
+    return sum(row["nodes_serving"] for row in plant.cli("releases") if (row["model"], row["version"]) == ("diabetes", version))
 
 
 def windows(plant: Plant) -> int:
@@ -217,42 +232,59 @@ def published(plant: Plant, port: int, tls: TlsFiles) -> Errand:
 
 
 def main(arguments: list[str]) -> int:
-    """Run it, and write the figure."""
+    """Run it, and write the figures."""
     parser = argparse.ArgumentParser(prog="python -m tests.cluster")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--stand-in", action="store_true")
+    parser.add_argument("--kill", choices=KILLS, help="only this one; otherwise both, one after the other")
     chosen = parser.parse_args(arguments)
+    if build.program() is None and not chosen.stand_in:
+        print("rmqttd is not built: python -m tests.cluster.build", file=sys.stderr)
+        return 1
+    figures, sent = list[Figure](), LIGHT + SENDERS * WINDOWS
+    for kill in (chosen.kill,) if chosen.kill or chosen.stand_in else KILLS:
+        result = tried(kill)
+        what = "mosquitto in its place" if kill is None else f"rmqttd {build.VERSION}, killed of 3: {kill}"
+        print(
+            f"{what}: {LIGHT - result.not_done} of {LIGHT} nodes done in {result.seconds:.0f} s, {result.counted} windows counted of"
+            f" {result.acknowledged} acknowledged, lost {result.lost}",
+            flush=True,
+        )
+        if kill == "hub":
+            figures.append(Figure("cluster.hub_kill_lost", result.lost, "windows", "", "nodes and windows sent", sent, COMMAND))
+            assert result.not_done == 0, f"{result.not_done} nodes have not fetched the release"
+        else:
+            figures.append(Figure("cluster.kill_lost", result.lost, "nodes and windows", "= 0", "nodes and windows sent", sent, COMMAND))
+    if chosen.write and not chosen.stand_in:
+        write(figures)
+    return 1 if any(figure.value for figure in figures if figure.name == "cluster.kill_lost") else 0
+
+
+def tried(kill: str | None) -> Result:
+    """Run it on a cluster of its own; None: on one mosquitto, killed and started again."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "plant").mkdir()
-        if chosen.stand_in:
+        if kill is None:
             (folder / "broker").mkdir()
             mosquitto = Mosquitto(folder / "broker")
             mosquitto.start()
-            brokers = Brokers(mosquitto, mosquitto.tls, Balancer([mosquitto.port]), mosquitto.restart)
+            brokers = Brokers(mosquitto, mosquitto.tls, Balancer([mosquitto.port]), lambda _port: mosquitto.restart())
         else:
             program = build.program()
-            if program is None:
-                print("rmqttd is not built: python -m tests.cluster.build", file=sys.stderr)
-                return 1
+            assert program is not None
             cluster = Cluster(folder / "broker", program)
             cluster.start()
-            ports = [node.port for node in cluster.nodes]
-            brokers = Brokers(cluster, cluster.tls, Balancer(ports), cluster.nodes[1].kill)
+            nodes = {node.port: node for node in cluster.nodes}
+            others = {port: [node for at, node in nodes.items() if at != port] for port in nodes}
+            brokers = Brokers(
+                cluster, cluster.tls, Balancer(list(nodes)), lambda port: (nodes[port] if kill == "hub" else others[port][0]).kill()
+            )
         try:
-            result = run(brokers, folder / "plant")
+            return run(brokers, folder / "plant")
         finally:
             brokers.balancer.close()
             brokers.cluster.stop()
-    what = "mosquitto in its place" if chosen.stand_in else f"rmqttd {build.VERSION}, one of 3 nodes killed"
-    print(
-        f"{what}: {LIGHT - result.not_done} of {LIGHT} nodes done in {result.seconds:.0f} s, {result.counted} windows counted of"
-        f" {result.acknowledged} acknowledged, lost {result.lost}"
-    )
-    if chosen.write and not chosen.stand_in:
-        sent = LIGHT + SENDERS * WINDOWS
-        write([Figure("cluster.kill_lost", result.lost, "nodes and windows", "= 0", "nodes and windows sent", sent, COMMAND)])
-    return 1 if result.lost else 0
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ class Balancer:
         self._ports = list(ports)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.port = self._listener.getsockname()[1]
-        self.given: dict[int, int] = dict.fromkeys(ports, 0)  # Connections that each broker was given.
+        self.last = 0  # Port of the broker that the last connection was given to.
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
@@ -42,7 +42,7 @@ class Balancer:
             with contextlib.suppress(OSError):
                 found = socket.create_connection(("127.0.0.1", port), timeout=2)
                 found.settimeout(None)
-                self.given[port] += 1
+                self.last = port
                 return found
         return None
 

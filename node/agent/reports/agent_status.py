@@ -92,9 +92,10 @@ class StatusWriter:
         self._turn(False, reason)
 
     def denied(self, filters: int) -> None:
-        """Count topics that the broker does not let us read."""
-        self._denied += filters
-        self.trouble(f"the broker denies {filters} of our subscriptions")
+        """Take in how many of our subscriptions the broker denies."""
+        if filters > self._denied:
+            self.trouble(f"the broker denies {filters} of our subscriptions")
+        self._denied = filters
 
     def trouble(self, sentence: str) -> None:
         """Take in that something was refused, or went wrong and was survived."""

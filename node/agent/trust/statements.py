@@ -4,7 +4,7 @@ A hub of the version before says none of them, but everything on `trust`, at eve
 a hub (node/core/trust/hub_topics.py), and its rollouts are followed as the deployments that they amount to.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
@@ -68,7 +68,7 @@ class Statements:
         self._time_mid: int | None = None
         self._online = self._is_old_read = self._is_hub_new = False
         self._looked_at = self._connected_at = self._doubted_at = clocks.NEVER
-        self._is_suspect = False
+        self._is_suspect = self._is_session_new = False
         self.followed: frozenset[str] = frozenset()  # Models whose deployments and releases are read.
 
     def begin(self, view: View | None) -> None:
@@ -99,6 +99,7 @@ class Statements:
     def connected(self, *, session_present: bool) -> None:
         """Subscribe to all that is read; a broker that kept the session sends again only what is new to it."""
         self._choose()
+        self._is_session_new = not session_present
         self._online, self._connected_at = True, self._monotonic()
         link, topics = self._link, self._topics
         self._time_mid = link.read([topics.trust_time], only_if_new=session_present)
@@ -106,7 +107,7 @@ class Statements:
         if self._is_old_read:
             link.subscribe_trust(only_if_new=session_present)
         if self._roles.reason is not None:
-            link.subscribe_again([topics.trust_roles])
+            self._read_anew([topics.trust_roles])
 
     def disconnected(self) -> None:
         """Take in that nothing can be subscribed to until the next connection."""
@@ -311,7 +312,7 @@ class Statements:
         if self._roles.begins(self._reason(), routine=self._is_routine(), now=self._monotonic()):
             log.info("roles.fetched", reason=self._roles.reason)
             self._requests.failed(ROLES, self._monotonic())  # They are asked for again until they have had their effect.
-            self._link.subscribe_again([self._topics.trust_roles])
+            self._read_anew([self._topics.trust_roles])
 
     def _reason(self) -> str | None:
         """Return why roles are needed now; mostly somebody's word that nobody has verified."""
@@ -360,9 +361,18 @@ class Statements:
             self._requests.settled(DEPLOY + model)
         self._chosen(fresh, left)
         if self._online:
-            # Ended first: a clone may have begun them in this session, and not every broker then gives what it retains.
-            self._link.subscribe_again([topic for model in fresh for topic in (self._topics.deploy(model), self._topics.model(model))])
+            self._read_anew([topic for model in fresh for topic in (self._topics.deploy(model), self._topics.model(model))])
             self._link.leave([topic for model in left for topic in (self._topics.deploy(model), self._topics.model(model))])
+
+    def _read_anew(self, topics: Sequence[str]) -> None:
+        """Read topics that this process does not read. In an older session a clone may have begun them, and so they are ended first.
+
+        Not every broker otherwise gives what it retains.
+        """
+        if self._is_session_new:
+            self._link.read(topics)
+        else:
+            self._link.subscribe_again(topics)
 
     # What is common
 

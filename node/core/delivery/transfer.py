@@ -223,11 +223,11 @@ class Transfer:
         return self._ask_again(now) if now - self.probed_at >= PROBE_SECONDS else []
 
     def _ask_again(self, now: MonotonicSeconds) -> list[Command]:
-        """Ask again. The second time subscriptions are repeated too: a broker may have refused or lost one without saying so.
+        """Ask again, and repeat subscriptions too: a broker may have refused or lost some, and say that it has the session.
 
-        Not the first time, for whatever it retains comes once more with each.
+        The first time only for such: whatever a broker retains comes once more with each subscription that it knew.
         """
-        commands = self._subscribe(list(self.asked)) if self.asked_again else []
+        commands = self._subscribe(list(self.asked), only_if_new=not self.asked_again)
         self.silent_seconds += now - self.quiet_since
         if self.silent_seconds >= GIVE_UP_SECONDS and not self.gave_up:
             self.gave_up = True

@@ -140,6 +140,24 @@ def test_what_was_taken_is_not_asked_for_after_the_broker_forgot_everything() ->
     assert all(world.asked[digest] == before[digest] for digest in taken)
 
 
+def test_subscriptions_that_a_broker_lost_in_silence_are_all_repeated_at_once() -> None:
+    """A cluster of brokers that took over a session without all of it: one quiet time heals it, not one for each block."""
+    world = World(5, plan(40), lose=0, repeat=0, forget=0)
+    while len(world.taken) < 20:
+        world.step()
+    world.subscribed.clear()
+    world.events.clear()
+    awaited, quiet = len(world.transfer.asked), world.transfer.quiet_seconds
+    lost_at = world.now
+    assert awaited > 2
+
+    while not world.done:
+        world.step()
+
+    assert world.again == 1
+    assert world.now - lost_at < 2 * quiet
+
+
 def test_a_damaged_payload_is_asked_for_again() -> None:
     (piece,) = plan(1)
     transfer, _ = Transfer.start([piece], window_bytes=WINDOW, filters_per_subscribe=8, rng=Random(0), now=0.0, online=True)
