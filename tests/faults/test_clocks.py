@@ -1,4 +1,4 @@
-"""The real programs over mosquitto, whose wall clocks are set years forth and back: at their start, and while a rollout goes on. See clock.c."""
+"""The real programs over a broker without TLS, whose wall clocks are set years forth and back: at a start, and in a rollout. See clock.c."""
 
 import contextlib
 import datetime
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_diabetes
 
-from tests.brokers import Broker
+from tests import brokers
 from tests.e2e.test_path import Plant, until
 from tests.faults import shim
 from tests.faults.test_processes import counted, environment
@@ -57,16 +57,18 @@ def clock(tmp_path: Path) -> WallClock:
 
 
 @pytest.fixture
-def plant(mosquitto: Broker, tmp_path: Path) -> Iterator[Plant]:
-    made = Plant(tmp_path, mosquitto, cohort_nodes_min=1)
-    try:
-        yield made
-    finally:
-        for process in made.processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in made.processes:
-            process.wait(100)
+def plant(tmp_path: Path) -> Iterator[Plant]:
+    """On a broker without TLS: with a wrong clock nobody could verify a certificate, and there would be less to see."""
+    with brokers.running("embedded", tmp_path / "broker") as broker:
+        made = Plant(tmp_path, broker, cohort_nodes_min=1)
+        try:
+            yield made
+        finally:
+            for process in made.processes:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+            for process in made.processes:
+                process.wait(100)
 
 
 def answered(plant: Plant) -> str:
