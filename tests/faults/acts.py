@@ -36,7 +36,10 @@ NODE, FLEET = "gate-17", "plant"
 ONLINE = ("rollouts", "snapshot", "timestamp")
 TOP = ("root", "targets", "snapshot", "timestamp", "rollouts", "team")
 SIGNS_LATER = timedelta(hours=2)  # a timestamp is an hour old by then, so that there is something to sign
-WELL_KNOWN = {"fleetcast": frozenset({3, 4, 5, 6, 7, 12}), "fleetcast-node": frozenset({3, 4, 5, 6, 7})}  # exits of a command that could not
+WELL_KNOWN = {
+    "fleetcast": frozenset({3, 4, 5, 6, 7, 12}),
+    "fleetcast-node": frozenset({3, 4, 5, 6, 7}),
+}  # exits of a command that could not
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,10 +254,14 @@ class _Enrolling(Act):
         row, issued = self.rows()
         certificate = self.certificate()
         assert certificate is not None
-        self.claim(row is not None and f"{certificate.serial_number:x}" == row.serial, "the device has another certificate than the hub knows")
+        self.claim(
+            row is not None and f"{certificate.serial_number:x}" == row.serial, "the device has another certificate than the hub knows"
+        )
         self.claim(len({one.serial for one in issued}) == self.certificates(), f"{len(issued)} certificates were issued")
         found = load(self.site / "node.toml")
-        self.claim((found.id, found.fleet, dict(found.labels)) == (NODE, FLEET, {"site": "a"}), f"the settings say {found.id}, {found.labels}")
+        self.claim(
+            (found.id, found.fleet, dict(found.labels)) == (NODE, FLEET, {"site": "a"}), f"the settings say {found.id}, {found.labels}"
+        )
 
     def certificates(self) -> int:
         """How many certificates the act issues, however often it is begun."""
@@ -410,7 +417,9 @@ class _Rotation(Act):
         after = self.present()
         for role in self.roles:
             self.claim(not set(after[role]) & set(self.keyids[role]), f"{role} has its old key")
-        left = [path.name for path in self.fleet.rglob("*.next*") if not path.name.startswith(".")]  # A disk may have refused to drop a part.
+        left = [
+            path.name for path in self.fleet.rglob("*.next*") if not path.name.startswith(".")
+        ]  # A disk may have refused to drop a part.
         self.claim(not left, f"keys wait that nobody names: {left}")
         shown = self.run("fleetcast", "keys", "show", "--check", "--json")
         self.claim(shown.code == 0 and not re.search(r'"(warning|urgent|expired)"', shown.out), f"keys show: {shown.out}{shown.err}")

@@ -68,6 +68,9 @@ FOUND = [
 
 
 def test_what_once_broke_in_an_act_holds(count: Count) -> None:
-    cases = [{"scenario": scenario, "victim": victim, "how": how, "at": at, "again": AGAIN, "seed": seed} for scenario, victim, how, at, seed in FOUND]
+    cases = [
+        {"scenario": scenario, "victim": victim, "how": how, "at": at, "again": AGAIN, "seed": seed}
+        for scenario, victim, how, at, seed in FOUND
+    ]
 
     judged(outcomes(cases, module=MODULE), count, module=MODULE)

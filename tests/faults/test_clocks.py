@@ -200,5 +200,3 @@ def test_a_hub_that_starts_with_a_wrong_clock_goes_on_once_it_is_right(plant: Pl
     serves(plant, "2.0.0")
     window_is_counted(plant, 1_000_000_020)
     count(2, 0)
-
-

@@ -55,9 +55,60 @@ nodes:
     telemetry: off
 """
 YAML_TOKENS = (
-    *(": ", "- ", "\n", "\n  ", "\n    ", "&a ", "*a", "<<: *a", "!!python/object:os.system ", "!!binary ", "---\n", "...\n", "%YAML 1.1\n"),
-    *("{", "}", "[", "]", ",", "|", ">", "'", '"', "#", "\t", "\0", "~", "null", "true", "yes", "0o17", "1e400", ".inf", ".nan", "2026-01-01"),
-    *("? ", "@", "`", "\\u0000", "\u2028", "\ufeff", "é", "1_000", "0x1F", "99999999999999999999", "fleet", "models", "nodes", "deployments"),
+    *(
+        ": ",
+        "- ",
+        "\n",
+        "\n  ",
+        "\n    ",
+        "&a ",
+        "*a",
+        "<<: *a",
+        "!!python/object:os.system ",
+        "!!binary ",
+        "---\n",
+        "...\n",
+        "%YAML 1.1\n",
+    ),
+    *(
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        "|",
+        ">",
+        "'",
+        '"',
+        "#",
+        "\t",
+        "\0",
+        "~",
+        "null",
+        "true",
+        "yes",
+        "0o17",
+        "1e400",
+        ".inf",
+        ".nan",
+        "2026-01-01",
+    ),
+    *(
+        "? ",
+        "@",
+        "`",
+        "\\u0000",
+        "\u2028",
+        "\ufeff",
+        "é",
+        "1_000",
+        "0x1F",
+        "99999999999999999999",
+        "fleet",
+        "models",
+        "nodes",
+        "deployments",
+    ),
     *("blueprint", "based_on", "release", "stages", "where", "priority", "gate", "labels", "parameters", "pin", "budgets", "secret"),
 )
 
@@ -96,7 +147,9 @@ class _Site:
         path, _, query = target.partition("?")
         named = {name for name, _ in headers}
         usual = [(b"host", b"localhost"), (b"content-length", str(len(body)).encode())]
-        usual.append((b"authorization", b"Bearer " + self.token.encode()) if path.startswith("/api/") else (b"cookie", self.cookie.encode()))
+        usual.append(
+            (b"authorization", b"Bearer " + self.token.encode()) if path.startswith("/api/") else (b"cookie", self.cookie.encode())
+        )
         scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -143,7 +196,9 @@ def _request(data: bytes) -> None:
         return
     # What the server library lets through: it refuses the rest before it asks the application.
     target = "".join(one for one in target if " " < one < "\x7f" and one != "#")
-    headers = [(name.strip().lower().encode("latin-1"), value.strip().encode("latin-1")) for name, _, value in (x.partition(":") for x in lines)]
+    headers = [
+        (name.strip().lower().encode("latin-1"), value.strip().encode("latin-1")) for name, _, value in (x.partition(":") for x in lines)
+    ]
     headers = [(name, value) for name, value in headers if name and not set(value) & set(b"\r\n\0") and name.isascii()]
     site = _site()
     cookie = site.cookie.partition("=")[2]
@@ -183,10 +238,70 @@ CONSOLE_SEEDS = [
     f"POST /nodes/n0/forget\n{FORM}sec-fetch-site: same-origin\n\ncsrf=%CSRF%&name=n0",
 ]
 HTTP_TOKENS = (
-    *("?", "&", "=", "%", "%00", "%2F", "..", "/", "\n", ": ", "[", "]", "{", "}", '"', ",", ":", "\\u0000", "\\ud800", "é", "\xff", "+", "%ff"),
-    *("0", "-1", "1e400", "9" * 30, "9" * 5000, "NaN", "null", "true", "limit=", "cursor=", "before=", "label=", "status=", "WyJuMSJd", "W10"),
-    *("last-event-id: ", "if-match: ", "idempotency-key: ", "origin: http://[", "host: [::1", "content-type: ", "sec-fetch-site: cross-site"),
-    *("csrf=%CSRF%", "all", "site=jfk", "not ", " and ", "m@1.0.0", "/api/v1/nodes/", "/api/v1/models/m", "/models/m", "/nodes/n0", "text/html"),
+    *(
+        "?",
+        "&",
+        "=",
+        "%",
+        "%00",
+        "%2F",
+        "..",
+        "/",
+        "\n",
+        ": ",
+        "[",
+        "]",
+        "{",
+        "}",
+        '"',
+        ",",
+        ":",
+        "\\u0000",
+        "\\ud800",
+        "é",
+        "\xff",
+        "+",
+        "%ff",
+    ),
+    *(
+        "0",
+        "-1",
+        "1e400",
+        "9" * 30,
+        "9" * 5000,
+        "NaN",
+        "null",
+        "true",
+        "limit=",
+        "cursor=",
+        "before=",
+        "label=",
+        "status=",
+        "WyJuMSJd",
+        "W10",
+    ),
+    *(
+        "last-event-id: ",
+        "if-match: ",
+        "idempotency-key: ",
+        "origin: http://[",
+        "host: [::1",
+        "content-type: ",
+        "sec-fetch-site: cross-site",
+    ),
+    *(
+        "csrf=%CSRF%",
+        "all",
+        "site=jfk",
+        "not ",
+        " and ",
+        "m@1.0.0",
+        "/api/v1/nodes/",
+        "/api/v1/models/m",
+        "/models/m",
+        "/nodes/n0",
+        "text/html",
+    ),
 )
 
 
@@ -203,5 +318,12 @@ TARGETS = (
     Target("blueprints", _blueprint, lambda: [BLUEPRINT], Text(YAML_TOKENS)),
     Target("api_requests", _request, lambda: [one.encode("latin-1") for one in API_SEEDS], Text(HTTP_TOKENS), (), 32 * 1024),
     Target("console_requests", _request, lambda: [one.encode("latin-1") for one in CONSOLE_SEEDS], Text(HTTP_TOKENS), (), 32 * 1024),
-    Target("cursors", _cursor, lambda: [b"WyJuMSJd", b"WzEyXQ", b"WzEsImEiLDJd"], Text(("=", "_", "-", "A", "W10", "\0", "é")), (FleetcastError,), 4096),
+    Target(
+        "cursors",
+        _cursor,
+        lambda: [b"WyJuMSJd", b"WzEyXQ", b"WzEsImEiLDJd"],
+        Text(("=", "_", "-", "A", "W10", "\0", "é")),
+        (FleetcastError,),
+        4096,
+    ),
 )
