@@ -332,7 +332,8 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "set both clocks, by NTP or the like",
     ),
     Code.CLOCK_STEPPED: (
-        "the clock of the hub's machine was set by more than a day, or makes no sense at the start; the hub goes on by its own count for a while",
+        "the clock of the hub's machine was set by more than a day, or makes no sense at the start; the hub goes on by its own count for a"
+        " while",
         "set the clock right, by NTP or the like; docs/security.md, Clock",
     ),
     Code.NODE_FORGOTTEN: (

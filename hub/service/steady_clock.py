@@ -42,7 +42,7 @@ class SteadyClock:
             return None
         text = (
             f"the clock of the hub's machine is {abs(seconds) / 86_400:.0f} days {'ahead of' if seconds > 0 else 'behind'} what this hub"
-            f" knows; it goes on by its own count, and follows the clock if it stays so for {STEP_SECONDS_HELD / 60:.0f} minutes: set it right"
+            f" knows; it goes on by its own count, and follows the clock if it stays so for {STEP_SECONDS_HELD / 60:.0f} minutes"
         )
         return Alert(kind="refused", at=int(at), code=str(Code.CLOCK_STEPPED), text=text)
 

@@ -130,14 +130,14 @@ class Act(ABC):
     def act(self, broken: Broken | None) -> Ended:
         """Run the command; `broken` is the victim's disk."""
 
-    def between(self) -> None:
+    def between(self) -> None:  # noqa: B027  # not every act has something in between
         """Note what does not hold after a strike."""
 
     @abstractmethod
     def finish(self) -> None:
         """Note what does not hold at the end."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # nor something that runs
         """End what still runs."""
 
     def run(self, program: Program, *words: str, broken: Broken | None = None) -> Ended:
@@ -291,7 +291,8 @@ class Renew(_Enrolling):
     def finish(self) -> None:
         super().finish()
         after = self.certificate()
-        assert after is not None and self.before is not None
+        assert after is not None
+        assert self.before is not None
         self.claim(after.public_key() != self.before.public_key(), "the device has its old key")
         self.claim(not (self.site / "data" / "device-next.pem").exists(), "a next key is left")
 
@@ -536,9 +537,9 @@ def main() -> int:
 
     import hub.cli.commands
     import hub.cli.key_rotation
-    import hub.service.enrol.enrolment_service
+    import hub.service.enrol.enrolment_service  # noqa: F401
     import node.agent.enrol.enrolment_flow
-    import node.cli.commands  # noqa: F401
+    import node.cli.commands  # noqa: F401  # so that no fork has to
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     template()

@@ -21,7 +21,7 @@ from tests.faults.shim import FAIL, KILL, Shim
 How = Literal["none", "kill", "lost", "torn", "full", "io", "readonly"]
 Program = Literal["fleetcast", "fleetcast-node"]
 ERRORS: dict[str, int] = {"full": errno.ENOSPC, "io": errno.EIO, "readonly": errno.EROFS}
-PASSPHRASE = "test"  # noqa: S105  # of fleets that live for a second
+PASSPHRASE = "test"  # of fleets that live for a second
 SECONDS_MAX = 60  # of one command
 HUNG = -signal.SIGALRM
 

@@ -1,4 +1,4 @@
-"""The real programs over a broker without TLS, whose wall clocks are set years forth and back: at a start, and in a rollout. See clock.c."""
+"""Real programs over a broker without TLS, whose wall clocks are set years forth and back: at a start, and in a rollout. See clock.c."""
 
 import contextlib
 import datetime
