@@ -331,6 +331,11 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "the clock of a hub's machine differs from its database's, so that it may not lead",
         "set both clocks, by NTP or the like",
     ),
+    Code.CLOCK_STEPPED: (
+        "the clock of the hub's machine was set by more than a day, or makes no sense at the start; the hub goes on by its own count for a"
+        " while",
+        "set the clock right, by NTP or the like; docs/security.md, Clock",
+    ),
     Code.NODE_FORGOTTEN: (
         "a node that was forgotten still speaks",
         "stop that device; or admit it again with `fleetcast nodes replace`",

@@ -130,6 +130,7 @@ class Code(StrEnum):
     SHARD_GAP = "shard.gap"
     SHARD_OVERLAP = "shard.overlap"
     LEADER_CLOCK = "leader.clock"
+    CLOCK_STEPPED = "clock.stepped"
     NODE_FORGOTTEN = "node.forgotten"
 
 

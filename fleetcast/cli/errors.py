@@ -15,7 +15,7 @@ from typing import NoReturn, TextIO
 from fleetcast import interrupts
 from fleetcast.cli.standard_streams import Output
 from fleetcast.cli.terminal_text import plain
-from fleetcast.disk_room import FULL
+from fleetcast.disk_room import FULL, TAKES_NOTHING
 from schemas.errors import Code, Refused, Unreachable
 
 OURS = frozenset({"fleetcast", "schemas", "hub", "node", "simulation"})  # a module of these that is absent is a bug, and no missing package
@@ -155,6 +155,9 @@ def _disk(program: Program, error: OSError) -> NoReturn:
         _end(program, program.exits["DISK_FULL"], str(Code.DISK_FULL), sentence)
     if error.filename and (isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError) or error.errno == errno.EROFS):
         _end(program, program.exits["REFUSED"], str(Code.SETTINGS_INVALID), f"{error.filename}: {error.strerror}")
+    if error.errno in TAKES_NOTHING:
+        sentence = f"the disk does not take or give {error.filename or 'what was to be written'}: {error.strerror}"
+        _end(program, program.exits["DISK_FULL"], str(Code.DISK_FULL), f"{sentence}; mend the disk, and run the same command again")
     _bug(program, error)
 
 

@@ -19,7 +19,7 @@ class Exit(IntEnum):
     UNREACHABLE = 4  # The broker or the database does not answer.
     KEY = 5  # A key cannot be read, or the passphrase does not open it.
     CONFLICT = 6  # The version exists with other content, or the folder holds a fleet already.
-    DISK_FULL = 7  # The disk is full, or the one that the output goes to.
+    DISK_FULL = 7  # The disk is full, takes nothing or answers with errors, or the one that the output goes to.
     PORT_IN_USE = 8  # The port is in use.
     HALTED = 9  # The rollout halted, went back or was superseded.
     TIMEOUT = 10  # It took too long, or the history has no such event.

@@ -82,6 +82,7 @@ def serve(
     _log(json_logs)
     from hub.service.delivery.announce import Signers  # noqa: PLC0415  # scipy and SQLAlchemy are slow to import; --help does not need them
     from hub.service.loop import Service, ready_name  # noqa: PLC0415
+    from hub.service.steady_clock import steady_clock_of  # noqa: PLC0415
     from hub.signing.certificate_issuer import open_authority  # noqa: PLC0415
 
     sys.setswitchinterval(0.0005)  # the network thread and the loop hand over often: see node/cli/long_running.py
@@ -103,6 +104,7 @@ def serve(
         authority=authority,
         load_key=(lambda role, keyids: signer_of(stem_of(directory, role), keyids, opened[role])) if keys else None,
         leadership=leadership,
+        wall=steady_clock_of(directory),
     )
     web = _web(directory, settings) if "web" in settings.roles else None
     service.web_url = web.start() if web is not None else None

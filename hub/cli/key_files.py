@@ -82,6 +82,9 @@ def new_key(stem: Path, wanted: str | None, passphrases: Passphrases) -> Key:
     if wanted is not None:
         return name_remote_key(target, wanted, None, passphrases.of(name))
     _check_opens(stem, passphrases)
+    # A public half without a key is left of a rotation that was cut off at its end: beside the new key it would be taken for this one's.
+    discard_waiting(stem)
+    durable.sync(stem.parent)
     create_key(target.with_name(target.name + PEM), passphrases.of(name))
     made = load_signer(target.with_name(target.name + PEM), passphrases.of(name)).public_key
     durable.write(target.with_name(target.name + PUBLIC), public_pem(made))

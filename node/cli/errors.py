@@ -18,7 +18,7 @@ class Exit(IntEnum):
     UNREACHABLE = 4  # The broker, or the node's own database, does not answer.
     KEY = 5  # A key cannot be read.
     RUNNING = 6  # Another agent runs on the data folder.
-    DISK_FULL = 7  # The disk is full, or the one that the output goes to.
+    DISK_FULL = 7  # The disk is full, takes nothing or answers with errors, or the one that the output goes to.
     PORT_IN_USE = 8  # The local port is in use.
     STORE_DAMAGED = 9  # The node's database was found damaged while the agent ran. The next start sets it aside.
     NOT_RUNNING = 11  # `status`: the node does not run.

@@ -18,7 +18,7 @@ from node.core.telemetry.accuracy import KEPT_SECONDS, Declared, Known
 from node.core.telemetry.privacy_accountant import START, Entry, Witness
 from node.storage.rows import ByteUsage, ReportedCounts, StoredBlock, Waiting
 from node.storage.store_check import damage_in
-from node.storage.store_file import Opened, anew, in_memory, opened, set_aside, trouble_of, writable, written_down
+from node.storage.store_file import Opened, anew, begun, in_memory, opened, set_aside, trouble_of, written_down
 from node.storage.tables import begin, read_as_todays
 from schemas.accuracy import Accuracy
 from schemas.deployments import Moved
@@ -46,9 +46,10 @@ class NodeStore:
 
         Raises:
             Refused: DISK_FULL or STORE_DAMAGED.
+            Unreachable: it is locked for too long, or cannot be opened.
         """
         durable.make_folder(path.parent, parents=True)
-        self._path, self._db = path, writable(path, begin)
+        self._path, self._db = path, begun(path, begin)
         self._day = -1  # the last that bytes were counted for
 
     @classmethod

@@ -89,6 +89,22 @@ def is_empty(path: Path) -> bool:
         return bool(db.execute("SELECT count(*) = 0 FROM sqlite_master").fetchone()[0])
 
 
+def begun(path: Path, make: Make) -> Database:
+    """Return the file to write to, as `writable`, for a command that has nothing else to go on with.
+
+    Raises:
+        Refused: DISK_FULL or STORE_DAMAGED.
+        Unreachable: somebody else has had it locked for too long, or it cannot be opened, which may be for a dozen reasons.
+    """
+    try:
+        return writable(path, make)
+    except sqlite3.Error as error:
+        kind = trouble_of(error)
+        if kind is None or error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CANTOPEN:
+            raise Unreachable(f"{path}: {error}") from None
+        raise Refused(Code.STORE_DAMAGED, f"{path} is damaged: {error}") if kind == "damaged" else _full(error) from None
+
+
 def writable(path: Path, make: Make) -> Database:
     """Return the file, checked page by page, with today's tables, and something written to it."""
     db = _connected(str(path))

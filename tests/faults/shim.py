@@ -20,15 +20,15 @@ def compiler() -> str | None:
 
 
 @cache
-def library() -> Path:
-    """Compile the shim, once for each content of its source."""
-    name = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
+def library(source: Path = SOURCE) -> Path:
+    """Compile the shim, or another library, once for each content of its source."""
+    name = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
     made = Path(tempfile.gettempdir()) / f"fleetcast-shim-{os.getuid()}-{name}.so"
     if not made.exists():
         partial = made.with_suffix(f".{os.getpid()}")
         found = compiler()
         assert found is not None, "no C compiler"
-        subprocess.run([found, "-O1", "-Wall", "-shared", "-fPIC", "-o", partial, SOURCE, "-ldl"], check=True)
+        subprocess.run([found, "-O1", "-Wall", "-shared", "-fPIC", "-o", partial, source, "-ldl"], check=True)
         partial.rename(made)
     return made
 

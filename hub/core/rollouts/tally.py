@@ -19,8 +19,9 @@ ClassName = Literal["serving", "moving", "waiting", "refused", "rolled_back", "u
 CLASSES: Final[tuple[ClassName, ...]] = ("serving", "moving", "waiting", "refused", "rolled_back", "unreachable", "expired")
 BY_NEED: Final[tuple[ClassName, ...]] = ("refused", "rolled_back", "unreachable", "expired", "moving", "waiting", "serving")
 SHADOW_PASSED: Final = "passed"
-# Codes of failures that no gate counts: the device's own disk is at fault, and the node tries again by itself.
-DEVICES_OWN: Final = frozenset({Code.DISK_DAMAGED, Code.DISK_FULL, Code.DISK_QUOTA, Code.STORE_DAMAGED})
+# Codes of failures that no gate counts: the device's own disk or clock is at fault, and the node tries again by itself. What had truly
+# expired would be served by nobody, and so no gate would pass.
+DEVICES_OWN: Final = frozenset({Code.DISK_DAMAGED, Code.DISK_FULL, Code.DISK_QUOTA, Code.STORE_DAMAGED, Code.TRUST_EXPIRED})
 # Codes that a device may be to blame for as well as the release: a gate counts them, and says so.
 DEVICES_PERHAPS: Final = frozenset({Code.RUNTIME_ABSENT, Code.MODEL_TOO_LARGE, Code.WORKER_CRASHED, Code.PROBATION_CUT})
 

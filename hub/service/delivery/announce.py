@@ -12,6 +12,7 @@ from hub.service.alerts.event_log import Notes
 from hub.service.broker.mqtt import OWN_KINDS, HubLink, OwnTopic
 from hub.service.delivery.deployment_topics import DeploymentTopics
 from hub.service.delivery.retained_topic_check import judge_deployments, judge_index, judge_model, judge_trust
+from hub.service.steady_clock import SteadyClock
 from hub.signing import deployment_statements
 from hub.signing.key_places import ONLINE
 from hub.signing.role_lists import Standing
@@ -67,6 +68,7 @@ class Announcer:
         self._seen: dict[str, tuple[Standing, tuple[bytes, ...]]] = {}  # For what each model's bundle was made.
         self._looked_at = self._expiry_looked_at = float("-inf")
         self._warned: dict[str, str] = {}
+        self._is_clock_doubted = False
         self._trust: TrustBundle | None = None
         self._small = DeploymentTopics(repository, link.topics)
         self._models: dict[str, ModelBundle] = {}
@@ -80,6 +82,7 @@ class Announcer:
     def tick(self, *, online: bool) -> None:
         """Sign what is new, and publish what is to be published."""
         now = self._monotonic()
+        self._warn_of_clock()
         is_thorough = now - self._looked_at >= LOOK_SECONDS
         if is_thorough or self._repository.generation() != self._generation:
             self._looked_at = now
@@ -252,6 +255,12 @@ class Announcer:
                 break  # The rest at the next turn: a thousand models keep nobody waiting.
         if not self._unpublished:
             self._small.published()
+
+    def _warn_of_clock(self) -> None:
+        alert = self._wall.alert() if isinstance(self._wall, SteadyClock) else None
+        if alert is not None and not self._is_clock_doubted:
+            self._notes.alert(alert)
+        self._is_clock_doubted = alert is not None
 
     def _warn_of_expiry(self) -> None:
         now = datetime.fromtimestamp(self._wall(), UTC)

@@ -44,7 +44,9 @@ def ended(guarded: Guarded, what: BaseException) -> int:
         (OSError(errno.ENOSPC, "No space left", "model"), "DISK_FULL", "no room on the disk for model"),
         (PermissionError(errno.EACCES, "Permission denied", "keys"), "REFUSED", "keys: Permission denied"),
         (ModuleNotFoundError("no", name="fleetcast.absent"), "BUG", "this is a bug"),
-        (OSError(errno.EIO, "I/O error"), "BUG", "this is a bug"),
+        (OSError(errno.EIO, "I/O error"), "DISK_FULL", "what was to be written: I/O error; mend the disk"),
+        (OSError(errno.EROFS, "Read-only file system"), "DISK_FULL", "Read-only file system; mend the disk"),
+        (OSError(errno.ENOTDIR, "Not a directory"), "BUG", "this is a bug"),
     ],
     ids=str,
 )

@@ -27,6 +27,7 @@ class Writes:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count, self.killed_at = 0, -1
+        self.killed_after: tuple[str, str] | None = None  # The act and the end of the path that it was about.
         for name in ("write", "create", "rename"):
             monkeypatch.setattr(durable, name, self._counted(getattr(durable, name)))
 
@@ -35,6 +36,8 @@ class Writes:
             self._step()
             act(*arguments, **named)
             self._step()
+            if self.killed_after is not None and self.killed_after[0] == act.__name__ and str(arguments[-1]).endswith(self.killed_after[1]):
+                raise KilledError
 
         return counted
 
@@ -96,3 +99,30 @@ def test_a_rotation_that_is_killed_anywhere_leaves_a_hub_that_signs(
 
     assert at > 16
     assert waits <= 4, "only between root and targets, each of which is written with its copy"
+
+
+def test_a_rotation_that_is_killed_twice_keeps_the_key_that_the_metadata_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = make(tmp_path, "m")
+    writes, path = Writes(monkeypatch), made.fleet / "online" / "timestamp.next.pem"
+    writes.killed_after = ("rename", "online/timestamp.pem")
+    with pytest.raises(KilledError):  # The key has taken its place, and its public half still waits.
+        run(made)
+    create = durable.create
+
+    def killed(target: Path, data: bytes) -> None:
+        create(target, data)
+        if target == path:
+            raise KilledError  # The next key waits, and its public half is not written yet.
+
+    writes.killed_after = None
+    monkeypatch.setattr(durable, "create", killed)
+    with pytest.raises(KilledError):
+        run(made)
+    monkeypatch.setattr(durable, "create", create)
+
+    run(made)
+
+    assert vouch(made) is None
+    capsys.readouterr()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from node.storage.store import NodeStore
-from schemas.errors import Code, Refused
+from schemas.errors import Code, Refused, Unreachable
 from tests.small_disk import small_disk
 
 KILLED = """
@@ -157,3 +157,17 @@ def test_a_folder_in_the_files_place_is_kept_aside_and_a_new_file_begun(tmp_path
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
 
     assert (tmp_path / "node.sqlite.damaged" / "left").read_text() == "by somebody"
+
+
+def test_a_full_disk_refuses_a_new_store_by_its_code_at_every_size(disk: Path) -> None:
+    filler, codes = fill(disk), set[Code | None]()
+    for kib in range(0, 200, 24):  # from no file at all to one that is nearly made
+        os.truncate(filler, filler.stat().st_size - 24 * 1024 if kib else filler.stat().st_size)
+        try:
+            NodeStore(disk / "node.sqlite").close()
+        except Refused as refused:
+            codes.add(refused.code)
+        except Unreachable:
+            codes.add(None)
+    assert Code.DISK_FULL in codes
+    assert codes <= {Code.DISK_FULL, None}

@@ -295,7 +295,7 @@ def judged(*codes: str) -> tuple[Tally, gates.Verdict]:
     return counted, next(one for one in gates.verdicts(Gate(), counted, gates.Facts(reports)) if one.name == "failures")
 
 
-@pytest.mark.parametrize("code", ["disk.damaged", "disk.full", "store.damaged"])
+@pytest.mark.parametrize("code", ["disk.damaged", "disk.full", "store.damaged", "trust.expired"])
 def test_no_gate_counts_what_is_wrong_with_a_devices_own_disk(code: str) -> None:
     counted, verdict = judged(code)
 
