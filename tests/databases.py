@@ -126,12 +126,30 @@ def _shared() -> Server:
 _made: dict[str, str] = {}
 
 
+def _name_of(path: Path) -> str:
+    return "t" + hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:30]
+
+
 def postgresql_url(path: Path) -> str:
     """Where the PostgreSQL database is that belongs to a path; it is made at first."""
-    name = "t" + hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:30]
+    name = _name_of(path)
     if name not in _made:
         _made[name] = _shared().make(name)
     return _made[name]
+
+
+def copy_of(source: Path, target: Path) -> None:
+    """Make the database that belongs to `target` a copy of that of `source`; SQLite's are copied with their folder."""
+    if not ON_POSTGRESQL:
+        return
+    import psycopg
+
+    postgresql_url(source)
+    names = [_name_of(path) for path in (target, source)]
+    with psycopg.connect(_shared().url(), autocommit=True) as db:  # A template has no connections; pools make theirs anew.
+        db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (names[1],))
+        db.execute(f'CREATE DATABASE "{names[0]}" TEMPLATE "{names[1]}"'.encode())
+    _made[names[0]] = _shared().url(names[0])
 
 
 def url_of(path: Path) -> str:

@@ -15,6 +15,7 @@ from hub.database.store import Store
 from schemas.analytics_messages import Alert
 from schemas.errors import Refused, Unreachable
 from tests.brokers import Authority
+from tests.databases import url_of
 from tests.hub.cli.fleets import run
 from tests.hub.receiving import SECRET, Receiver, receiving
 
@@ -37,7 +38,7 @@ def fleet(tmp_path: Path, receiver: Receiver) -> Path:
 
 
 def test_who_is_told_and_what_waits_is_listed(fleet: Path, receiver: Receiver) -> None:
-    store = Store(f"sqlite:///{fleet / 'hub.sqlite'}")
+    store = Store(url_of(fleet / "hub.sqlite"))
     store.create()
     outbox = Outbox(store.database)
     outbox.keep_only(["webhook pager", "on_drift retrain"])
