@@ -15,7 +15,7 @@ from hub.database.store import Store
 from schemas.analytics_messages import Alert
 from schemas.errors import Refused, Unreachable
 from tests.brokers import Authority
-from tests.databases import url_of
+from tests.databases import settings_of, url_of
 from tests.hub.cli.fleets import run
 from tests.hub.receiving import SECRET, Receiver, receiving
 
@@ -31,7 +31,7 @@ def fleet(tmp_path: Path, receiver: Receiver) -> Path:
     """A folder with one webhook and one program."""
     receiver.secret_file(tmp_path)
     (tmp_path / "fleet.toml").write_text(
-        f'fleet = "plant"\n[[webhooks]]\nname = "pager"\nurl = "{receiver.url}"\nsecret_file = "webhook.secret"\n'
+        f'fleet = "plant"\n{settings_of(tmp_path / "hub.sqlite")}[[webhooks]]\nname = "pager"\nurl = "{receiver.url}"\nsecret_file = "webhook.secret"\n'
         '[[on_drift]]\nname = "retrain"\ncommand = ["/opt/retrain", "--quick"]\n'
     )
     return tmp_path

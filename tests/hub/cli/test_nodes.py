@@ -17,7 +17,7 @@ from schemas import codec
 from schemas.errors import Code
 from schemas.names import sha256
 from schemas.state import Finding, State
-from tests.databases import url_of
+from tests.databases import only_sqlite, url_of
 from tests.hub.cli.fleets import Made, copied, make, run
 from tests.hub.earlier_databases import as_before_versions
 
@@ -185,6 +185,7 @@ def test_a_name_that_is_none_is_refused(made: Made, name: str) -> None:
     assert listed(made) == {"gw-1": "online"}
 
 
+@only_sqlite
 def test_a_database_without_actors_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "hub.sqlite"
     store = Store(url_of(path))
