@@ -31,7 +31,8 @@ def fleet(tmp_path: Path, receiver: Receiver) -> Path:
     """A folder with one webhook and one program."""
     receiver.secret_file(tmp_path)
     (tmp_path / "fleet.toml").write_text(
-        f'fleet = "plant"\n{settings_of(tmp_path / "hub.sqlite")}[[webhooks]]\nname = "pager"\nurl = "{receiver.url}"\nsecret_file = "webhook.secret"\n'
+        f'fleet = "plant"\n{settings_of(tmp_path / "hub.sqlite")}'
+        f'[[webhooks]]\nname = "pager"\nurl = "{receiver.url}"\nsecret_file = "webhook.secret"\n'
         '[[on_drift]]\nname = "retrain"\ncommand = ["/opt/retrain", "--quick"]\n'
     )
     return tmp_path
