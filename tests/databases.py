@@ -108,19 +108,25 @@ def scratch() -> Path:
     return Path(tempfile.mkdtemp(prefix="fleetcast-pg-"))
 
 
+_started: list[tuple[int, Server]] = []  # By the process that started it: a fork of it ends nothing.
+
+
 @cache
 def _shared() -> Server:
     """The server of this process's tests, which does not wait for the disk."""
-    folder = scratch()
-    server, pid = Server(folder, "fsync=off", "full_page_writes=off").start(), os.getpid()
+    server = Server(scratch(), "fsync=off", "full_page_writes=off").start()
+    _started.append((os.getpid(), server))
+    atexit.register(end_shared)
+    return server
 
-    def end() -> None:
+
+def end_shared() -> None:
+    """End the server of this process's tests: pytest calls it, for a worker of several may be ended before it comes to `atexit`."""
+    while _started:
+        pid, server = _started.pop()
         if os.getpid() == pid:
             server.stop()
-            shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(end)
-    return server
+            shutil.rmtree(server.folder, ignore_errors=True)
 
 
 _made: dict[str, str] = {}
