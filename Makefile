@@ -75,9 +75,11 @@ test-vm: $(STAMP)  ## the units under a real systemd, and CUTS=20 power cuts, in
 	$(BIN)/python -W ignore -m tests.vm --cuts $(CUTS) --seed $(SEED) --write
 
 .PHONY: test-postgres
-test-postgres: $(STAMP)  ## the suites of the hub's store and service on a real PostgreSQL, which is mistreated, too; writes bench/results.json; 15 minutes
+test-postgres: $(STAMP)  ## suites of store, service, blueprints, API and console on a real PostgreSQL, which is mistreated; writes bench/results.json; 30 minutes
 	.ci/packages postgres:postgresql
-	FLEETCAST_TEST_DATABASE=postgresql $(BIN)/pytest -n 2 --dist worksteal tests/hub/database tests/hub/service tests/hub/alerts
+	FLEETCAST_TEST_DATABASE=postgresql $(BIN)/pytest -n 2 --dist worksteal tests/hub/database tests/hub/service tests/hub/alerts \
+	  tests/hub/web tests/hub/library tests/hub/cli/test_deploy.py tests/hub/cli/test_drift.py tests/hub/cli/test_nodes.py tests/hub/cli/test_node_settings.py
+	FLEETCAST_TEST_DATABASE=postgresql $(BIN)/pytest -m slow tests/hub/cli/test_blueprint.py
 	$(BIN)/pytest -m postgres tests/hub
 	$(BIN)/python -m bench.shared_ingest --write
 

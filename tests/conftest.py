@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 import threadpoolctl
 
-from tests import brokers, ended, objects
+from tests import brokers, databases, ended, objects
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # Tests that call ONNX Runtime themselves report to nobody either.
 
@@ -36,6 +36,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def pytest_configure(config: pytest.Config) -> None:
     ended.follow(config)
+
+
+def pytest_unconfigure() -> None:
+    databases.end_shared()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -108,30 +108,54 @@ def scratch() -> Path:
     return Path(tempfile.mkdtemp(prefix="fleetcast-pg-"))
 
 
+_started: list[tuple[int, Server]] = []  # By the process that started it: a fork of it ends nothing.
+
+
 @cache
 def _shared() -> Server:
     """The server of this process's tests, which does not wait for the disk."""
-    folder = scratch()
-    server, pid = Server(folder, "fsync=off", "full_page_writes=off").start(), os.getpid()
+    server = Server(scratch(), "fsync=off", "full_page_writes=off").start()
+    _started.append((os.getpid(), server))
+    atexit.register(end_shared)
+    return server
 
-    def end() -> None:
+
+def end_shared() -> None:
+    """End the server of this process's tests: pytest calls it, for a worker of several may be ended before it comes to `atexit`."""
+    while _started:
+        pid, server = _started.pop()
         if os.getpid() == pid:
             server.stop()
-            shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(end)
-    return server
+            shutil.rmtree(server.folder, ignore_errors=True)
 
 
 _made: dict[str, str] = {}
 
 
+def _name_of(path: Path) -> str:
+    return "t" + hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:30]
+
+
 def postgresql_url(path: Path) -> str:
     """Where the PostgreSQL database is that belongs to a path; it is made at first."""
-    name = "t" + hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:30]
+    name = _name_of(path)
     if name not in _made:
         _made[name] = _shared().make(name)
     return _made[name]
+
+
+def copy_of(source: Path, target: Path) -> None:
+    """Make the database that belongs to `target` a copy of that of `source`; SQLite's are copied with their folder."""
+    if not ON_POSTGRESQL:
+        return
+    import psycopg
+
+    postgresql_url(source)
+    names = [_name_of(path) for path in (target, source)]
+    with psycopg.connect(_shared().url(), autocommit=True) as db:  # A template has no connections; pools make theirs anew.
+        db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (names[1],))
+        db.execute(f'CREATE DATABASE "{names[0]}" TEMPLATE "{names[1]}"'.encode())
+    _made[names[0]] = _shared().url(names[0])
 
 
 def url_of(path: Path) -> str:

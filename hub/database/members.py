@@ -14,19 +14,26 @@ KEPT_SECONDS = 7 * 86_400  # What is known of one that is gone.
 
 _CLOCK = "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
 _BEAT = text(
-    "INSERT INTO members (name, roles, shard, host, pid, version, since, beat_at, listens, term)"  # noqa: S608  # our own words
-    f" VALUES (:name, :roles, :shard, :host, :pid, :version, :since, {_CLOCK}, :listens, :term)"
+    "INSERT INTO members (name, roles, shard, host, pid, version, since, beat_at, listens, term, packet_bytes_max)"  # noqa: S608  # our own words
+    f" VALUES (:name, :roles, :shard, :host, :pid, :version, :since, {_CLOCK}, :listens, :term, :packet_bytes_max)"
     " ON CONFLICT (name) DO UPDATE SET roles = excluded.roles, shard = excluded.shard, host = excluded.host, pid = excluded.pid,"
-    " version = excluded.version, since = excluded.since, beat_at = excluded.beat_at, listens = excluded.listens, term = excluded.term"
+    " version = excluded.version, since = excluded.since, beat_at = excluded.beat_at, listens = excluded.listens, term = excluded.term,"
+    " packet_bytes_max = excluded.packet_bytes_max"
 )
-_ALL = text(f"SELECT name, roles, shard, host, pid, version, since, {_CLOCK} - beat_at AS age, listens, term FROM members ORDER BY name")  # noqa: S608
+_ALL = text(
+    f"SELECT name, roles, shard, host, pid, version, since, {_CLOCK} - beat_at AS age, listens, term, packet_bytes_max"  # noqa: S608
+    " FROM members ORDER BY name"
+)
 _LEAVE = text("DELETE FROM members WHERE name = :name AND host = :host AND pid = :pid")
 _PRUNE = text(f"DELETE FROM members WHERE beat_at < {_CLOCK} - :kept")  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Hold one process: `age` are the seconds since it was last there, `term` is above 0 in a leader."""
+    """Hold one process: `age` are the seconds since it was last there, `term` is above 0 in a leader.
+
+    `packet_bytes_max` is the largest packet that its broker takes; None before the broker has accepted it.
+    """
 
     name: str
     roles: str
@@ -38,6 +45,7 @@ class Member:
     listens: bool
     term: int
     age: float = 0.0
+    packet_bytes_max: int | None = None
 
     @property
     def is_live(self) -> bool:
@@ -53,7 +61,7 @@ class Members:
 
     def beat(self, member: Member) -> None:
         """Say that a process is there; a power cut may take it away."""
-        names = ("name", "roles", "shard", "host", "pid", "version", "since", "listens", "term")
+        names = ("name", "roles", "shard", "host", "pid", "version", "since", "listens", "term", "packet_bytes_max")
         with self._database.write_soon() as db:
             db.execute(_BEAT, {name: getattr(member, name) for name in names})
 

@@ -531,6 +531,7 @@ members = Table(
     Column("beat_at", Double, nullable=False),
     Column("listens", Boolean, nullable=False),
     Column("term", BigInteger, nullable=False),
+    Column("packet_bytes_max", BigInteger),
 )
 
 # Nodes of which something was written, each with the transaction that did so last: by it other processes read what is new to them.

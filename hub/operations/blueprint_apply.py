@@ -60,10 +60,10 @@ def apply(
     Raises:
         Refused: BLUEPRINT_BUSY: another apply runs. REQUEST_STALE: the fleet has changed since the plan. BLUEPRINT_HELD: something speaks
             against a change. Or the hub refused a change; what came before it is done.
-        Unreachable: no hub answered in time.
+        Unreachable: no hub answered in time, or the database did not.
     """
     options = options or Options()
-    with alone(fleet.directory, actor=fleet.store.database.actor, what=approved.written.name):
+    with alone(fleet, what=approved.written.name) as check:
         now = plan(fleet, approved.written, options)
         if [one.change for one in now.planned] != [one.change for one in approved.planned]:
             reason = f"the fleet has changed since you looked: {_news(approved, now)}: look at the difference again"
@@ -71,7 +71,7 @@ def apply(
         for one in now.planned:
             if one.held:
                 raise Refused(Code.BLUEPRINT_HELD, f"{one.change.sentence}: {one.held}")
-        return _Applying(fleet, now, options, report, answer_seconds).run()
+        return _Applying(fleet, now, options, report, answer_seconds, check).run()
 
 
 def _news(seen: Plan, now: Plan) -> str:
@@ -90,7 +90,16 @@ def _listed(sentences: Sequence[str]) -> str:
 class _Applying:
     """Hold one apply that runs."""
 
-    def __init__(self, fleet: OpenedFleet, asked: Plan, options: Options, report: Callable[[Done], None], answer_seconds: float) -> None:
+    def __init__(
+        self,
+        fleet: OpenedFleet,
+        asked: Plan,
+        options: Options,
+        report: Callable[[Done], None],
+        answer_seconds: float,
+        check: Callable[[], None],
+    ) -> None:
+        self._check_alone = check
         self._fleet, self._plan, self._options, self._report, self._answer_seconds = fleet, asked, options, report, answer_seconds
         self._blueprints, self._commands = Blueprints(fleet.store.database), NodeCommands(fleet.store.database)
         self._revision: BlueprintRow | None = None
@@ -147,6 +156,7 @@ class _Applying:
         repository = self._fleet.repository
         present = {name: Chosen.of(document_of(repository, name)) for name in change.nodes}
         if any(merged(chosen, change.wish) != chosen for chosen in present.values()):
+            self._check_alone()
             wish = change.wish.model_copy(update={"breaking": True}) if self._options.breaking else change.wish
             number = self._commands.add(wish)
             seconds = max(self._answer_seconds, len(change.nodes) / NODES_PER_SECOND)
@@ -171,6 +181,7 @@ class _Applying:
             command = change.command(now=int(time.time()), breaking=self._options.breaking, supersede=self._options.supersede)
             if present.serial:
                 command = command.model_copy(update={"if_serial": present.serial})
+            self._check_alone()
             number = store.add_command(model, command)
             try:
                 text = self._answer(lambda number=number: store.command(number), number, self._answer_seconds)  # type: ignore[misc]

@@ -1,15 +1,20 @@
-"""Let one apply of a blueprint run at a time in a fleet's folder. A process that is killed holds nothing."""
+"""Let one apply of a blueprint run at a time: in a fleet's folder, and over a database that several machines share.
+
+A process that is killed holds nothing.
+"""
 
 import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO
 
+from hub.database.apply_lock import ApplyLock
+from hub.database.blueprint_rows import Blueprints
 from hub.operations.moments import written
+from hub.operations.opened_fleet import OpenedFleet
 from schemas.errors import Code, Refused
 
 LOCK_NAME = "blueprint.lock"
@@ -18,12 +23,29 @@ TEXT_CHARACTERS_MAX = 1000
 
 
 @contextmanager
-def alone(directory: Path, *, actor: str, what: str) -> Iterator[None]:
-    """Apply alone; `what` names what is applied.
+def alone(fleet: OpenedFleet, *, what: str) -> Iterator[Callable[[], None]]:
+    """Apply alone, in the name of the fleet's actor; `what` names what is applied. What is yielded checks that this is still so.
 
     Raises:
         Refused: BLUEPRINT_BUSY, naming both; or the folder cannot be written.
+        Unreachable: the database does not answer.
     """
+    with _alone_in_folder(fleet, what=what):
+        if not fleet.settings.is_on_server:
+            yield lambda: None
+            return
+        lock = ApplyLock(fleet.store.database)
+        try:
+            if not lock.take():
+                raise _busy(_holder_elsewhere(fleet), fleet, what)
+            yield lock.check
+        finally:
+            lock.leave()
+
+
+@contextmanager
+def _alone_in_folder(fleet: OpenedFleet, *, what: str) -> Iterator[None]:
+    directory, actor = fleet.directory, fleet.store.database.actor
     try:
         file = (directory / LOCK_NAME).open("a+")
     except OSError as error:
@@ -32,10 +54,7 @@ def alone(directory: Path, *, actor: str, what: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise Refused(
-                Code.BLUEPRINT_BUSY,
-                f"{_holder(file)} now: {what} of {actor} was not begun. Wait until it is done, and look at the difference",
-            ) from None
+            raise _busy(_holder(file), fleet, what) from None
         file.truncate(0)
         file.write(json.dumps({"actor": actor, "what": what, "pid": os.getpid(), "at": int(time.time())}))
         file.flush()
@@ -43,6 +62,19 @@ def alone(directory: Path, *, actor: str, what: str) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
+
+
+def _busy(holder: str, fleet: OpenedFleet, what: str) -> Refused:
+    mend = "Wait until it is done, and look at the difference"
+    return Refused(Code.BLUEPRINT_BUSY, f"{holder} now: {what} of {fleet.store.database.actor} was not begun. {mend}")
+
+
+def _holder_elsewhere(fleet: OpenedFleet) -> str:
+    """Return who applies on another machine, as far as the database says it: an apply begins its revision after it has the lock."""
+    newest = Blueprints(fleet.store.database).newest()
+    if newest is None or newest.state != "applying":
+        return "another blueprint is being applied on another machine"
+    return f"revision {newest.revision} is being applied by {newest.actor} on another machine (since {written(newest.at)} UTC)"
 
 
 def _holder(file: IO[str]) -> str:

@@ -3,14 +3,14 @@
 `hub.operations.publishing` signs and stores what is built; a release that is only tried is built elsewhere.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hub.core.publish.signature_compatibility import Signature, predecessor
+from hub.operations.packet_limit import packet_bytes_max
 from hub.publish.parent_files import parent_files
 from hub.signing.tuf_repository import Repository
 from schemas import codec
@@ -192,9 +192,7 @@ def block_bytes_for(fleet: "OpenedFleet", asked: int | None) -> int:
     Raises:
         Refused: PACKET_TOO_SMALL: the broker takes less than asked for.
     """
-    packet_bytes = PACKET_BYTES_MAX
-    with suppress(OSError, ValueError, KeyError, TypeError):  # no hub runs: it will say so if its broker takes less
-        packet_bytes = int(json.loads((fleet.directory / "hub.ready").read_text())["packet_bytes_max"])
+    packet_bytes = packet_bytes_max(fleet) or PACKET_BYTES_MAX  # Where no hub runs, it will say so if its broker takes less.
     fits = min(BLOCK_BYTES_MAX, packet_bytes - HEADER_BYTES)
     if asked is not None and asked > fits:
         raise mismatch(Code.PACKET_TOO_SMALL, "--block-bytes for this broker", expected=f"at most {fits}", actual=asked)

@@ -1,10 +1,12 @@
 """Keep payloads in an object store that several machines share, with a folder in front of it that holds what was used last.
 
 A publisher's payloads are in the object store before its release is signed. What the folder lacks, or has damaged, is read from the object
-store, verified, and kept. The folder may be emptied at any time.
+store, verified, and kept. The folder may be emptied at any time. What its disk does not take is kept in memory for a while.
 """
 
 import os
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,7 +18,30 @@ from hub.publish.object_store import ObjectStore
 from schemas.errors import Refused, Unreachable
 
 UPLOADS = 8  # Requests under way; their payloads are in memory.
+HELD_BYTES_MAX = 32 * 2**20  # In memory, where the folder's disk takes nothing: what is wanted now is served all the same.
 TRIMMED_SHARE = 0.9  # A folder over its bound is brought to this share of it.
+
+
+class _Held:
+    """Keep payloads in memory, up to a number of bytes: the oldest leave first."""
+
+    def __init__(self) -> None:
+        self._lock, self._payloads, self._bytes = threading.Lock(), OrderedDict[bytes, bytes](), 0
+
+    def get(self, digest: bytes) -> bytes | None:
+        """Return a payload, if it is here."""
+        with self._lock:
+            return self._payloads.get(digest)
+
+    def keep(self, digest: bytes, data: bytes) -> None:
+        """Keep one."""
+        with self._lock:
+            if digest in self._payloads:
+                return
+            self._payloads[digest] = data
+            self._bytes += len(data)
+            while self._bytes > HELD_BYTES_MAX:
+                self._bytes -= len(self._payloads.popitem(last=False)[1])
 
 
 class Elsewhere(Exception):
@@ -35,6 +60,8 @@ class SharedBlocks(BlockStore):
         """Open the folder and the object store behind it."""
         super().__init__(directory, committing=committing)
         self.objects = objects
+        self._held = _Held()
+        self.not_kept = ""  # Why the folder did not take the last payload that was fetched; empty where it did.
 
     def has(self, digest: bytes) -> bool:
         """Return whether a payload is here or in the object store.
@@ -50,8 +77,8 @@ class SharedBlocks(BlockStore):
         return LocalView(self)
 
     def is_local(self, digest: bytes) -> bool:
-        """Return whether a payload is in the folder."""
-        return super().has(digest)
+        """Return whether a payload is in the folder, or held in its place."""
+        return super().has(digest) or self._held.get(digest) is not None
 
     def read(self, digest: bytes) -> bytes:
         """Return a payload, verified, from the folder or else from the object store.
@@ -66,34 +93,42 @@ class SharedBlocks(BlockStore):
             return self.fetch(digest)
 
     def read_local(self, digest: bytes) -> bytes:
-        """Return a payload from the folder, verified, and note that it was used.
+        """Return a payload from the folder, verified, and note that it was used; or one that is held in its place.
 
         Raises:
             Refused: it is not here, or the disk has changed it.
             Unreachable: the disk does not answer.
         """
+        held = self._held.get(digest)
+        if held is not None:
+            return held
         data = super().read(digest)
         with suppress(OSError):
             os.utime(self.path(digest))
         return data
 
     def fetch(self, digest: bytes) -> bytes:
-        """Return a payload from the object store, verified, and keep it in the folder if the disk takes it.
+        """Return a payload from the object store, verified, and keep it: in the folder, or in memory if the disk does not take it.
 
         Raises:
             Refused: RELEASE_UNKNOWN, it is not there; BLOCK_DIGEST, the object store has other bytes under its name.
             Unreachable: the object store does not answer.
         """
         data = self.objects.read(digest)
-        with suppress(OSError):
+        try:
             durable.make_folder(self.path(digest).parent, parents=True)
             durable.write(self.path(digest), data, synced=False)  # what a power cut tears is found by its digest, and read again
+        except OSError as error:
+            self._held.keep(digest, data)
+            self.not_kept = f"{self.directory}: {error.strerror}"
+        else:
+            self.not_kept = ""
         return data
 
     def intact(self, digest: bytes) -> bool:
-        """Return whether a payload is in the folder and undamaged."""
+        """Return whether a payload is in the folder and undamaged, or held in its place."""
         try:
-            super().read(digest)
+            self.read_local(digest)
         except (Refused, Unreachable):
             return False
         return True

@@ -445,7 +445,7 @@ class Service:
 
     def _tick(self) -> None:
         if self._processes is not None:
-            self._processes.tick(listens=self._listening.runs)
+            self._processes.tick(listens=self._listening.runs, packet_bytes_max=self._packet_bytes_max if self._ever_online else None)
         self._listening.tick()
         if self._online and self._serving is not None:
             self._serving.wants.tick()

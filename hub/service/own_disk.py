@@ -56,7 +56,8 @@ class OwnDisk:
         return True
 
     def worked(self) -> None:
-        """Take in that a turn went well, and keep that the disk was full before."""
+        """Take in that a turn went well, and keep that the disk was full before, and what was raised meanwhile."""
+        self._notes.keep_late()
         if not self._is_unrecorded:
             return
         text = "the hub's disk was full, or could not be written, and is so no more"

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import binascii
-import json
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
 from hub.operations.opened_fleet import OpenedFleet, check_model
+from hub.operations.packet_limit import packet_bytes_max
 from hub.operations.publications import MISSING_SHOWN_MAX, Publication, Publications
 from hub.web import documents
 from hub.web.guard import body_of
@@ -169,9 +169,6 @@ def _publishing(fleet: OpenedFleet, model: str) -> dict[str, Any]:
     role, targets, root = repository.newest_role(role_name(model)), repository.newest_role("targets"), repository.newest_role("root")
     assert targets is not None  # noqa: S101  # every fleet has both from the start
     assert root is not None  # noqa: S101
-    packet_bytes = None
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        packet_bytes = int(json.loads((fleet.directory / "hub.ready").read_text())["packet_bytes_max"])
     return {
         "fleet": fleet.settings.fleet,
         "roots": [_text(repository.root(version)) for version in range(1, root[0] + 1)],
@@ -179,7 +176,7 @@ def _publishing(fleet: OpenedFleet, model: str) -> dict[str, Any]:
         "role": _text(role[1]) if role is not None else None,
         "role_version": role[0] if role is not None else 0,
         "releases": repository.releases(model),
-        "packet_bytes_max": packet_bytes,
+        "packet_bytes_max": packet_bytes_max(fleet),
         "block_bytes_max": fleet.settings.block_bytes_max,
         "nodes": _kinds(fleet, model),
     }

@@ -31,7 +31,21 @@ SECRET = b"a passphrase"
 ONLINE = ("snapshot", "timestamp", "rollouts")
 
 
-NAMES = ["ingest-1-of-1", "ingest-1-of-2", "ingest-2-of-2", "blocks-1", "one", "two", "a", "b", "c"]  # Of processes beside the leader.
+NAMES = [
+    "ingest-1-of-1",
+    "ingest-1-of-2",
+    "ingest-2-of-2",
+    "blocks-1",
+    "one",
+    "two",
+    "a",
+    "b",
+    "c",
+    "receiver-1",
+    "receiver-2",
+    "blocks",
+    "web",
+]  # Of processes beside the leader.
 
 
 def let_in(broker: Broker) -> None:

@@ -21,7 +21,7 @@ from schemas.accuracy import Accuracy
 from schemas.analytics_messages import Alert, Drift, MergedWindow
 from schemas.manifest import Manifest, Privacy
 from schemas.names import sha256
-from tests.databases import url_of
+from tests.databases import settings_of, url_of
 from tests.hub.hubs import Fleet
 
 DAY = 86_400
@@ -54,7 +54,8 @@ class Days:
 
     def start(self, *, cohort_nodes_min: int = 3) -> None:
         """The hub that settles, over the same database."""
-        (self.directory / "fleet.toml").write_text(f'fleet = "main"\ncohort_nodes_min = {cohort_nodes_min}\n')
+        where = settings_of(self.directory / "hub.sqlite")
+        (self.directory / "fleet.toml").write_text(f'fleet = "main"\ncohort_nodes_min = {cohort_nodes_min}\n{where}')
         self.settling = Settling(
             store=self.store,
             notes=Notes(self.store, publish=self.said.append, clock=lambda: self.now),

@@ -1,6 +1,6 @@
 """Record events for people: alerts on their topic and in the store, and refusals with their codes. A flood of refusals is cut short."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -8,11 +8,12 @@ import structlog
 
 from hub.database.store import Store
 from schemas.analytics_messages import Alert
-from schemas.errors import Code, Refused
+from schemas.errors import Code, Refused, Unreachable
 
 log = structlog.get_logger()
 
 REPEAT_SECONDS = 60  # the same refusal from the same origin is reported once in this time
+UNKEPT_MAX = 256  # Alerts that wait for a database that takes nothing; beyond it the oldest are left to the log.
 REPORTS_MAX = 40  # refusals of one kind reported in that time, whatever their origin: a hostile broker must not fill the database
 
 
@@ -24,6 +25,7 @@ class Notes:
         # By kind, so that none pushes another out: who refused, the hub or a node, and the code.
         self._reported: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
         self._left_out: Counter[tuple[str, str]] = Counter()  # by kind, since the last that was reported
+        self._unkept: deque[Alert] = deque(maxlen=UNKEPT_MAX)
         self.alerts: Counter[str] = Counter()  # Alerts by kind, and messages that the hub refused by code, since the start.
         self.refused: Counter[str] = Counter()
 
@@ -33,11 +35,31 @@ class Notes:
         self._store.add_event(kind, text, body)
 
     def alert(self, alert: Alert) -> None:
-        """Keep something that a person should look at, then publish it."""
+        """Keep something that a person should look at, then publish it. What the database does not take now, `keep_late` keeps.
+
+        Raises:
+            Unreachable: the database does not answer.
+            Refused: it has no room.
+        """
         log.warning("alert.raised", kind=alert.kind, model=alert.model, node=alert.node, code=alert.code, text=alert.text)
         self.alerts[alert.kind] += 1
-        self._store.add_alert(alert)
+        try:
+            self._store.add_alert(alert)
+        except (Unreachable, Refused):  # Most of what raises an alert does so once: it would be lost.
+            self._unkept.append(alert)
+            raise
         self._publish(alert)
+
+    def keep_late(self) -> None:
+        """Keep and publish alerts that the database did not take when they were raised; what it still does not take waits on."""
+        for _ in range(len(self._unkept)):
+            alert = self._unkept.popleft()
+            try:
+                self._store.add_alert(alert)
+            except (Unreachable, Refused):
+                self._unkept.append(alert)  # Behind the others: what it never takes keeps none of them.
+                return
+            self._publish(alert)
 
     def refusal(self, refusal: Refused, topic: str) -> None:
         """Note that the hub refused a message, and by which topic it came. That a forgotten node still speaks was reported by its name."""

@@ -59,6 +59,7 @@ class BlockFetcher:
         self._wants: dict[bytes, list[tuple[str, Want]]] = {}
         self._reported_at, self._is_reported = float("-inf"), False
         self._damage_reported_at: dict[bytes, float] = {}
+        self._full_reported_at, self._is_full_reported = float("-inf"), False
 
     def start(self) -> None:
         """Start the threads."""
@@ -117,7 +118,7 @@ class BlockFetcher:
         return self._trouble
 
     def report(self) -> None:
-        """Alert that the object store is away or has other bytes, and say when it is back."""
+        """Alert that the object store is away or has other bytes, or that our disk keeps none, and say when that is over."""
         now, trouble = self._monotonic(), self._trouble
         if trouble and now - self._reported_at >= REPORT_SECONDS:
             self._reported_at, self._is_reported = now, True
@@ -126,6 +127,7 @@ class BlockFetcher:
         elif not trouble and self._is_reported:
             self._is_reported, self._reported_at = False, float("-inf")
             self._notes.event("blocks.reachable", f"the object store {self._blocks.objects.url} answers again")
+        self._report_disk(now)
         while self._failed:
             digest, refusal = self._failed.popleft()
             self._payloads.pop(digest, None)
@@ -136,6 +138,18 @@ class BlockFetcher:
                 self._damage_reported_at[digest] = now
                 text = f"a block cannot be served: {refusal.reason}"
                 self._notes.alert(Alert(kind="refused", at=int(self._wall()), code=str(refusal.code), text=text))
+
+    def _report_disk(self, now: float) -> None:
+        trouble = self._blocks.not_kept
+        if trouble and now - self._full_reported_at >= REPORT_SECONDS:
+            self._full_reported_at, self._is_full_reported = now, True
+            what = f"blocks cannot be kept in {trouble}; they are served from memory, and fetched from the object store again and again"
+            text = f"{what}: make room there, or lower blocks_cache_bytes_max"
+            log.error("blocks.not_kept", reason=trouble)
+            self._notes.alert(Alert(kind="refused", at=int(self._wall()), code=str(Code.DISK_FULL), text=text))
+        elif not trouble and self._is_full_reported:
+            self._is_full_reported, self._full_reported_at = False, float("-inf")
+            self._notes.event("blocks.kept", f"blocks are kept in {self._blocks.directory} again")
 
     def _ask(self, digest: bytes) -> bool:
         with self._changed:
@@ -203,6 +217,8 @@ class BlockFetcher:
             self._blocks.trim(self._cache_bytes_max)
         except Unreachable as error:
             self._not_answered(str(error))
+        except Refused as refusal:  # The thread goes on: nodes wait for what it fetches.
+            log.error("blocks.not_trimmed", code=str(refusal.code), reason=refusal.reason)
 
     def _share(self) -> None:
         """Bring to the object store what only the folder has: all of it, where the fleet had no object store before."""

@@ -62,12 +62,12 @@ class Processes:
         """Return how many other processes take reports in."""
         return len([one for one in self._ingesting() if one.name != self._me.name])
 
-    def tick(self, *, listens: bool) -> None:
-        """Say that this process is there, and whether it hears its part of what nodes say."""
-        now = self._monotonic()
-        if now - self._beat_at < BEAT_SECONDS and listens == self._me.listens:
+    def tick(self, *, listens: bool, packet_bytes_max: int | None) -> None:
+        """Say that this process is there, whether it hears its part of what nodes say, and which packets its broker takes."""
+        now, me = self._monotonic(), replace(self._me, listens=listens, packet_bytes_max=packet_bytes_max)
+        if now - self._beat_at < BEAT_SECONDS and me == self._me:
             return
-        self._beat_at, self._me = now, replace(self._me, listens=listens)
+        self._beat_at, self._me = now, me
         self._members.beat(self._me)
         if self._leadership is not None:
             self._judge(now)

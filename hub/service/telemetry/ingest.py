@@ -246,10 +246,10 @@ class Ingest:
         life = self._roll.forgotten(name)
         if life is not None and life.reported_at is None and speaks:
             now = int(self._clock())
-            self._lives.mark_reported(name)
             self._roll.take_life(replace(life, reported_at=now))
             text = f"node {name} was forgotten and still speaks: switch the device off, or let it in by `fleetcast nodes replace {name}`"
             self._notes.alert(Alert(kind="refused", at=now, node=name, code=str(Code.NODE_FORGOTTEN), text=text, actor=life.actor))
+            self._lives.mark_reported(name)  # After the alert: a hub that ends in between raises it again.
 
     def _report_ledger(self, after: State) -> None:
         """Report a privacy ledger that has shrunk: it only grows, so an old copy was put back, with its witness, unknown to the node."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.manifest import Manifest
 from tests import warm
+from tests.databases import ON_POSTGRESQL, copy_of, url_of
 
 BIN = Path(sys.executable).parent
 INPUTS, TARGET = load_diabetes(return_X_y=True)
@@ -92,6 +94,18 @@ def make(folder: Path, *models: str) -> Made:
     (folder / "good.onnx").write_bytes(ridge())
     np.savez(folder / "good.npz", **features())
     named = [word for model in models for word in ("--model", model)]
+    if ON_POSTGRESQL:
+        named += ["--database-url", url_of(made.fleet / "hub.sqlite")]
     done = made.run("init", str(made.fleet), "--fleet", "f", *named)
     assert done.returncode == 0, done.stderr
     return made
+
+
+def copied(made: Made, folder: Path) -> Made:
+    """The same fleet in another folder, with a database of its own."""
+    copy, databases = Made(folder), [one / "fleet" / "hub.sqlite" for one in (made.folder, folder)]
+    shutil.copytree(made.folder, folder, dirs_exist_ok=True)
+    copy_of(*databases)
+    settings = copy.fleet / "fleet.toml"
+    settings.write_text(settings.read_text().replace(*map(url_of, databases)))
+    return copy

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -25,7 +24,8 @@ from hub.operations.blueprint_lock import alone
 from schemas import codec
 from schemas.errors import Refused
 from schemas.state import Profile, State
-from tests.hub.cli.fleets import BIN, Done, Made, make
+from tests.databases import url_of
+from tests.hub.cli.fleets import BIN, Done, Made, copied, make
 from tests.hub.cli.test_rollout import Hub
 from tests.hub.hubs import until
 
@@ -65,7 +65,7 @@ def unused(tmp_path_factory: pytest.TempPathFactory) -> Made:
     made = make(tmp_path_factory.mktemp("made"), "m")
     for number in range(3):
         made.publish_as(f"1.{number}.0", made.folder / "good.onnx")
-    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+    store = Store(url_of(made.fleet / "hub.sqlite"))
     store.create()
     for number in range(6):
         profile = Profile(arch="x86_64", cores=1, memory_bytes=1, labels={"site": "jfk" if number < 2 else "lga"})
@@ -79,9 +79,9 @@ def unused(tmp_path_factory: pytest.TempPathFactory) -> Made:
 def shared(unused: Made, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     """A copy with a hub, for a story that goes on from test to test."""
     folder = tmp_path_factory.mktemp("shared") / "made"
-    shutil.copytree(unused.folder, folder)
-    with Hub(Made(folder)):
-        yield Made(folder)
+    made = copied(unused, folder)
+    with Hub(made):
+        yield made
 
 
 def written(made: Made, text: str, name: str = "fleet.yaml") -> str:
@@ -245,7 +245,7 @@ def test_what_went_back_is_not_begun_again_unasked(shared: Made) -> None:
 
 
 def test_two_applies_at_once_are_one_and_a_refusal_that_names_both(shared: Made) -> None:
-    with alone(shared.fleet, actor="jane", what="first.yaml"):
+    with alone(opening.open_fleet(shared.fleet, "jane"), what="first.yaml"):
         done = shared.run("apply", written(shared, SECOND, "second.yaml"), "--auto-approve", "--actor", "bob", "--supersede")
 
     assert done.returncode == Exit.REFUSED
@@ -254,8 +254,7 @@ def test_two_applies_at_once_are_one_and_a_refusal_that_names_both(shared: Made)
 
 
 def test_without_a_hub_nothing_is_queued_and_the_mend_is_named(unused: Made, tmp_path: Path) -> None:
-    shutil.copytree(unused.folder, tmp_path / "made")
-    made = Made(tmp_path / "made")
+    made = copied(unused, tmp_path / "made")
     done = made.run("apply", written(made, FIRST), "--auto-approve")
     none = made.run("diff")
 
@@ -266,8 +265,7 @@ def test_without_a_hub_nothing_is_queued_and_the_mend_is_named(unused: Made, tmp
 
 def test_an_apply_that_is_killed_anywhere_is_finished_by_the_next(unused: Made, tmp_path: Path) -> None:
     """The process is killed after each change of which it has reported, then once more where it goes on."""
-    shutil.copytree(unused.folder, tmp_path / "made")
-    made = Made(tmp_path / "made")
+    made = copied(unused, tmp_path / "made")
     path = written(made, SECOND)
     environment = {**os.environ, "FLEETCAST_DIR": str(made.fleet)}
     with Hub(made):
@@ -290,7 +288,7 @@ def test_an_apply_that_is_killed_anywhere_is_finished_by_the_next(unused: Made, 
         done = until("the rest to be obeyed", lambda: made.run("diff", path).returncode == 0)
         last = apply(made, path, actor="carol")
         events = made.run("history", "--json").stdout
-        store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+        store = Store(url_of(made.fleet / "hub.sqlite"))
         rows = Blueprints(store.database).page(10)
         store.close()
 
@@ -305,7 +303,7 @@ def test_an_apply_that_is_killed_anywhere_is_finished_by_the_next(unused: Made, 
 
 
 def test_a_change_that_a_killed_apply_did_not_come_to_count_counts(tmp_path: Path) -> None:
-    store = Store(f"sqlite:///{tmp_path / 'hub.sqlite'}")
+    store = Store(url_of(tmp_path / "hub.sqlite"))
     store.create()
     blueprints = Blueprints(store.database)
     blueprints.begin(FIRST, left=1, same_as=None)

@@ -19,6 +19,7 @@ from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.names import sha256
 from schemas.state import Profile, Slot, State
+from tests.databases import url_of
 from tests.hub.cli.fleets import Made, make
 from tests.hub.cli.test_rollout import Hub
 
@@ -112,7 +113,7 @@ def serves(made: Made, node: str, version: str, *, model: str = "m", **labels: s
     runtimes, providers = ("onnx", "files"), ("CPUExecutionProvider",)
     profile = Profile(arch="x86_64", cores=1, memory_bytes=2**30, runtimes=runtimes, providers=providers, labels=labels)
     state = State(node=node, session=1, status="online", at=1, public_key=b"k", profile=profile, slots=(slot,))
-    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+    store = Store(url_of(made.fleet / "hub.sqlite"))
     store.upsert_node(NodeRow(node, 1, "online", 1, codec.encode(state), b"k", ""))
     store.close()
 
@@ -168,7 +169,7 @@ def test_no_change_of_a_deployment_or_label_breaks_programs_unasked(made: Made) 
 
 def labels_answered(made: Made, wish: SetNodeSettings) -> NodeCommand:
     """Queue a change of labels as a program other than ours may, and wait for what the running hub says to it."""
-    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+    store = Store(url_of(made.fleet / "hub.sqlite"))
     commands = NodeCommands(store.database)
     number = commands.add(wish)
     deadline = time.monotonic() + 15
@@ -181,7 +182,7 @@ def labels_answered(made: Made, wish: SetNodeSettings) -> NodeCommand:
 
 def answer_to(made: Made, command: Command, *, model: str = "m") -> CommandRow:
     """Queue a command as a program other than ours may, and wait for what the running hub says to it."""
-    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+    store = Store(url_of(made.fleet / "hub.sqlite"))
     number = store.add_command(model, command)
     deadline = time.monotonic() + 15
     while (answer := store.command(number)) is None or answer.state == "open":

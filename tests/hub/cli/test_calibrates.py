@@ -9,6 +9,7 @@ from hub.database.rows import NodeRow
 from hub.database.store import Store
 from schemas import codec
 from schemas.state import Profile, State
+from tests.databases import url_of
 from tests.hub.cli.fleets import run
 from tests.hub.drifted import Days
 
@@ -84,7 +85,7 @@ def test_a_cohort_of_which_too_few_nodes_are_of_a_kind_says_so_and_is_not_quiet(
     [(2, "drift cannot be judged: 2 nodes in cohort nyc, 3 needed"), (12, "drift can be judged from stages of about 25 % on")],
 )
 def test_a_plan_says_from_which_stage_on_drift_can_be_judged(gathering: Path, nodes: int, expected: str) -> None:
-    store = Store(f"sqlite:///{gathering / 'hub.sqlite'}")
+    store = Store(url_of(gathering / "hub.sqlite"))
     for number in range(nodes):
         profile = Profile(arch="x86_64", cores=1, memory_bytes=2**30)
         state = State(node=f"n{number}", session=1, status="online", at=1, public_key=b"k", cohort="nyc", profile=profile)

@@ -20,6 +20,7 @@ from hub.core.rollouts.commands import Start
 from hub.database.store import Store
 from schemas.limits import MIB
 from schemas.manifest import Requirements, Variant
+from tests.databases import url_of
 from tests.hub import digits
 from tests.hub.cli.fleets import BIN, INPUTS, Done, Made, make, ridge
 from tests.hub.cli.test_rollout import Hub
@@ -341,7 +342,7 @@ def test_a_hub_holds_to_what_its_settings_require_whoever_asks(tmp_path: Path) -
     made.publish_as("1.0.0", made.folder / "good.onnx")
     with (made.fleet / "fleet.toml").open("a") as file:
         file.write('checks_required = ["tiny"]\n')
-    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+    store = Store(url_of(made.fleet / "hub.sqlite"))
 
     with Hub(made):
         number = store.add_command("m", Start(version="1.0.0"))

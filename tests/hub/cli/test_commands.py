@@ -21,6 +21,7 @@ from schemas import codec
 from schemas.manifest import Manifest
 from schemas.state import Slot, State, TelemetryBudget
 from tests import warm
+from tests.databases import url_of
 from tests.hub.cli.fleets import BIN, COLUMNS, INPUTS, Made, digest_of, features, make, ridge, run
 
 HOSTILE = "[/red]\x1b[2J\u202ebad"  # markup that closes nothing, an escape sequence that clears the screen, a change of direction
@@ -199,7 +200,7 @@ def test_what_a_node_says_of_itself_cannot_touch_the_terminal(made: Made) -> Non
     slot = Slot(model="m", state="refused", target_version="2.0.0", code=HOSTILE, bytes_planned=7, bytes_received=5, bytes_wasted=2)
     budget = TelemetryBudget(rho_spent=0.25, rho_day_max=0.5)
     state = State(node="rogue", session=1, status="online", at=0, software=HOSTILE, slots=(slot,), telemetry=budget)
-    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+    store = Store(url_of(made.fleet / "hub.sqlite"))
     store.create()
     store.upsert_node(NodeRow("rogue", 1, "online", int(time.time()), codec.encode(state), b"", "all"))
     store.add_refusal(0, HOSTILE, "schema.malformed", HOSTILE)
@@ -243,7 +244,7 @@ def test_watch_says_when_it_waited_in_vain(made: Made) -> None:
 
 
 def test_ctrl_c_ends_watch_without_a_word(made: Made) -> None:
-    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+    store = Store(url_of(made.fleet / "hub.sqlite"))
     store.create()
     store.add_refusal(0, "n1", "schema.malformed", "a line to wait for")
     store.close()
@@ -268,7 +269,8 @@ def test_ctrl_c_ends_watch_without_a_word(made: Made) -> None:
 def test_blocks_are_as_small_as_the_broker_of_the_running_hub_takes(tmp_path: Path) -> None:
     made = make(tmp_path, "m")
     (tmp_path / "weights.bin").write_bytes(np.random.default_rng(0).bytes(100_000))
-    (made.fleet / "hub.ready").write_text(json.dumps({"pid": 1, "packet_bytes_max": 8704}))
+    (made.fleet / "web.ready").write_text(json.dumps({"pid": 1, "packet_bytes_max": 16384}))  # Of a hub in several processes.
+    (made.fleet / "blocks-1.ready").write_text(json.dumps({"pid": 1, "packet_bytes_max": 8704}))
 
     refused = made.publish("1.0.0", "--block-bytes", "9000", model="weights.bin")
     done = made.publish("1.0.0", model="weights.bin")

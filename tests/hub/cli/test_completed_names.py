@@ -10,6 +10,7 @@ from hub.database.rows import NodeRow
 from hub.database.store import Store
 from schemas import codec
 from schemas.state import Profile, State
+from tests.databases import url_of
 from tests.hub.cli.fleets import Made, make, run
 
 
@@ -17,7 +18,7 @@ from tests.hub.cli.fleets import Made, make, run
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     found = make(tmp_path_factory.mktemp("made"), "delay", "weld")
     assert found.publish("1.0.0", "--reference", str(found.folder / "good.npz"), name="delay").returncode == 0
-    store = Store(f"sqlite:///{found.fleet / 'hub.sqlite'}")
+    store = Store(url_of(found.fleet / "hub.sqlite"))
     store.create()
     for name, site in (("gw-1", "jfk"), ("gw-2", "lga"), ("lab-1", "lab")):
         profile = Profile(arch="x86_64", cores=1, memory_bytes=1, labels={"site": site, "tier": "edge"})

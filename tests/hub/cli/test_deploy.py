@@ -1,7 +1,6 @@
 """`fleetcast deploy` and rollouts by deployment, with a real hub that knows nodes by their reports."""
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,8 @@ from hub.database.rows import NodeRow
 from hub.database.store import Store
 from schemas import codec
 from schemas.state import Profile, State
-from tests.hub.cli.fleets import Done, Made, make
+from tests.databases import url_of
+from tests.hub.cli.fleets import Done, Made, copied, make
 from tests.hub.cli.test_rollout import Hub
 from tests.hub.hubs import until
 
@@ -25,7 +25,7 @@ def unused(tmp_path_factory: pytest.TempPathFactory) -> Made:
     made = make(tmp_path_factory.mktemp("made"), "m")
     for number in range(3):
         made.publish_as(f"1.{number}.0", made.folder / "good.onnx")
-    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+    store = Store(url_of(made.fleet / "hub.sqlite"))
     for number in range(6):
         site = "jfk" if number < 2 else "lga"
         profile = Profile(arch="x86_64", cores=1, memory_bytes=1, labels={"site": site})
@@ -38,8 +38,7 @@ def unused(tmp_path_factory: pytest.TempPathFactory) -> Made:
 @pytest.fixture
 def made(unused: Made, tmp_path: Path) -> Made:
     """A copy of it."""
-    shutil.copytree(unused.folder, tmp_path / "made")
-    return Made(tmp_path / "made")
+    return copied(unused, tmp_path / "made")
 
 
 @pytest.fixture

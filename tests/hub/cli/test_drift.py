@@ -12,6 +12,7 @@ import pytest
 from hub.database import parquet_export
 from hub.database.store import Store
 from schemas.analytics_messages import MergedWindow
+from tests.databases import url_of
 from tests.hub.cli.fleets import Done, run
 from tests.hub.drifted import BEGIN, DAY, Days
 
@@ -270,7 +271,7 @@ def _windows(fleet: Path) -> list[MergedWindow]:
     from hub.signing.tuf_repository import Repository
 
     releases = Releases(Repository(fleet / "trust"), BlockStore(fleet / "blocks"))
-    store = Store(f"sqlite:///{fleet / 'hub.sqlite'}")
+    store = Store(url_of(fleet / "hub.sqlite"))
     found = Findings(store.database).intervals(Asked("delay", "nyc"))
     return [redaction.merged(row, releases.find(row.release)[1]) for row in found]
 

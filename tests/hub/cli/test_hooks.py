@@ -15,6 +15,7 @@ from hub.database.store import Store
 from schemas.analytics_messages import Alert
 from schemas.errors import Refused, Unreachable
 from tests.brokers import Authority
+from tests.databases import settings_of, url_of
 from tests.hub.cli.fleets import run
 from tests.hub.receiving import SECRET, Receiver, receiving
 
@@ -30,14 +31,15 @@ def fleet(tmp_path: Path, receiver: Receiver) -> Path:
     """A folder with one webhook and one program."""
     receiver.secret_file(tmp_path)
     (tmp_path / "fleet.toml").write_text(
-        f'fleet = "plant"\n[[webhooks]]\nname = "pager"\nurl = "{receiver.url}"\nsecret_file = "webhook.secret"\n'
+        f'fleet = "plant"\n{settings_of(tmp_path / "hub.sqlite")}'
+        f'[[webhooks]]\nname = "pager"\nurl = "{receiver.url}"\nsecret_file = "webhook.secret"\n'
         '[[on_drift]]\nname = "retrain"\ncommand = ["/opt/retrain", "--quick"]\n'
     )
     return tmp_path
 
 
 def test_who_is_told_and_what_waits_is_listed(fleet: Path, receiver: Receiver) -> None:
-    store = Store(f"sqlite:///{fleet / 'hub.sqlite'}")
+    store = Store(url_of(fleet / "hub.sqlite"))
     store.create()
     outbox = Outbox(store.database)
     outbox.keep_only(["webhook pager", "on_drift retrain"])

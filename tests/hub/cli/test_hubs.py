@@ -7,8 +7,14 @@ from pathlib import Path
 import pytest
 
 from hub.cli.errors import Exit
+from hub.operations.opened_fleet import OpenedFleet
+from hub.operations.release_inputs import block_bytes_for
+from hub.settings import load
+from hub.signing.tuf_repository import Repository
+from schemas.errors import Refused
+from schemas.limits import BLOCK_BYTES_MAX, HEADER_BYTES
 from tests import warm
-from tests.brokers import Broker
+from tests.brokers import Broker, Mosquitto
 from tests.databases import needs_postgresql
 from tests.hub.apart import SharedFleet
 from tests.hub.hubs import until
@@ -40,6 +46,24 @@ def test_hubs_lists_who_leads_and_names_a_part_that_nobody_has(shared: SharedFle
     assert (rows["controller"]["leads"], rows["ingest-1-of-1"]["leads"], rows["ingest-1-of-1"]["shard"]) == (True, False, "1/1")
     assert [row["version"] for row in json.loads(models.stdout)] == ["1.0.0"]
     assert "no process leads; controller did last" in gone.stderr
+
+
+def test_a_publisher_elsewhere_cuts_blocks_as_the_brokers_of_all_processes_take_them(
+    shared: SharedFleet, mosquitto: Mosquitto, tmp_path: Path
+) -> None:
+    mosquitto.stop()
+    mosquitto.configure("max_packet_size 16384")
+    mosquitto.start()
+    other = shared.copy(tmp_path / "other")
+    fleet = OpenedFleet(other, load(other), shared.store, Repository(other / "trust"))
+    assert block_bytes_for(fleet, None) == BLOCK_BYTES_MAX  # No process runs anywhere.
+    with shared.running("blocks", name="one"):
+        found = until("the limit", lambda: size if (size := block_bytes_for(fleet, None)) < BLOCK_BYTES_MAX else 0)
+        with pytest.raises(Refused, match="15872"):
+            block_bytes_for(fleet, 16_000)
+        assert not list(other.glob("*.ready"))
+
+    assert found == 16384 - HEADER_BYTES
 
 
 def test_roles_that_make_no_sense_are_refused_before_a_passphrase_is_asked_for(shared: SharedFleet) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from hub.cli.errors import Exit
 from hub.database.store import Store
+from tests.databases import url_of
 from tests.hub.cli.fleets import Made, make
 
 
@@ -24,7 +25,7 @@ def test_a_label_that_is_given_two_values_is_refused_with_both(made: Made, comma
     assert done.returncode == Exit.USAGE, done.stderr
     sentence = " ".join(done.stderr.split())
     assert "--label 'ring' is given two values, 'main' and 'canary': give only one of the two" in sentence
-    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+    store = Store(url_of(made.fleet / "hub.sqlite"))
     assert store.open_commands() == []
     store.close()
 

@@ -19,7 +19,7 @@ from hub.cli.errors import Exit
 from hub.signing.key_places import signer_of, stem_of
 from hub.signing.keys import load_signer
 from hub.signing.tuf_repository import Repository
-from tests.hub.cli.fleets import Done, Made, digest_of, make, run
+from tests.hub.cli.fleets import Done, Made, copied, digest_of, make, run
 
 MODULES = [Path("/usr/lib/softhsm/libsofthsm2.so"), Path("/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so")]
 ROOTS = ("root-1", "root-2", "root-3")
@@ -34,8 +34,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 @pytest.fixture
 def made(pristine: Made, tmp_path: Path) -> Made:
-    shutil.copytree(pristine.folder, tmp_path, dirs_exist_ok=True)
-    return Made(tmp_path)
+    return copied(pristine, tmp_path)
 
 
 def answer(done: Done, code: int = 0) -> Any:

@@ -1,7 +1,6 @@
 """`nodes label`, `set` and `settings` as operators run them: what they announce, what they queue, and how they end."""
 
 import json
-import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +19,8 @@ from schemas import codec
 from schemas.device_settings import DeviceSettings, LinkBudget
 from schemas.rollout import ReleaseRef, Rollout
 from schemas.state import Profile, SettingsInForce, State
-from tests.hub.cli.fleets import Made, make
+from tests.databases import url_of
+from tests.hub.cli.fleets import Made, copied, make
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Made:
 @pytest.fixture
 def made(template: Made, tmp_path: Path) -> Made:
     """A fleet of the test's own, with two nodes in ring main and one that accepts no labels."""
-    copy = Made(Path(shutil.copytree(template.folder, tmp_path / "made")))
+    copy = copied(template, tmp_path / "made")
     store = opened(copy)
     for name, settings in (("gw-1", None), ("gw-2", None), ("gw-3", SettingsInForce(serial=2, ignored=("labels",)))):
         profile = Profile(arch="x86_64", cores=1, memory_bytes=1, labels={"ring": "main"})
@@ -41,7 +41,7 @@ def made(template: Made, tmp_path: Path) -> Made:
 
 
 def opened(made: Made) -> Store:
-    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+    store = Store(url_of(made.fleet / "hub.sqlite"))
     store.create()
     return store
 

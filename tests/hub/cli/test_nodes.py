@@ -1,7 +1,6 @@
 """`nodes forget`, `nodes replace` and `history` as operators run them: what they print, what they leave, and how they end."""
 
 import json
-import shutil
 import sqlite3
 import time
 from pathlib import Path
@@ -18,7 +17,8 @@ from schemas import codec
 from schemas.errors import Code
 from schemas.names import sha256
 from schemas.state import Finding, State
-from tests.hub.cli.fleets import Made, make, run
+from tests.databases import only_sqlite, url_of
+from tests.hub.cli.fleets import Made, copied, make, run
 from tests.hub.earlier_databases import as_before_versions
 
 KEY = b"key of gw-1"
@@ -32,11 +32,11 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Made:
 @pytest.fixture
 def made(template: Made, tmp_path: Path) -> Made:
     """A fleet of the test's own."""
-    return Made(Path(shutil.copytree(template.folder, tmp_path / "made")))
+    return copied(template, tmp_path / "made")
 
 
 def opened(made: Made) -> Store:
-    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+    store = Store(url_of(made.fleet / "hub.sqlite"))
     store.create()
     return store
 
@@ -185,9 +185,10 @@ def test_a_name_that_is_none_is_refused(made: Made, name: str) -> None:
     assert listed(made) == {"gw-1": "online"}
 
 
+@only_sqlite
 def test_a_database_without_actors_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "hub.sqlite"
-    store = Store(f"sqlite:///{path}")
+    store = Store(url_of(path))
     store.create()
     store.add_event("release", "m@1.0.0 was published", {"model": "m"})
     store.add_command("m", Halt())
@@ -200,7 +201,7 @@ def test_a_database_without_actors_is_taken_over(tmp_path: Path) -> None:
         db.execute("ALTER TABLE deployment_rollouts DROP COLUMN tries_from")
         db.execute("DROP TABLE duplicate_nodes")
 
-    again = Store(f"sqlite:///{path}")
+    again = Store(url_of(path))
     again.create()
 
     assert [(one.text, one.actor) for one in again.changes()] == [("m@1.0.0 was published", None)]

@@ -20,6 +20,7 @@ from schemas import codec
 from schemas.manifest import Manifest, Requirements
 from schemas.names import sha256
 from schemas.state import Profile, Slot, State
+from tests.databases import url_of
 from tests.hub import digits
 from tests.hub.cli.fleets import Done, Made, digest_of, make
 from tests.hub.publish.test_foreign_models import gguf, prompts
@@ -79,7 +80,7 @@ def nodes(made: Made, version: str) -> None:
     """One node a board, each serving its build of this version."""
     digest = Repository(made.fleet / "trust").manifest("digits", version)
     served = {"pi": "int8-weights", "old": "int8", "gateway": "fp32"}
-    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+    store = Store(url_of(made.fleet / "hub.sqlite"))
     for name, (arch, cores) in BOARDS.items():
         profile = Profile(arch=arch, cores=cores, memory_bytes=10**9, labels={"site": "s"})
         slot = Slot(model="digits", state="active", serving=sha256(digest), variant=served[name])
@@ -304,7 +305,7 @@ def test_joining_is_stated_unless_a_node_is_too_old_to_read_it(tmp_path: Path) -
         return manifest_of(fleet, version).variants[0].joining is not None
 
     young = [stated("1.0.0"), stated("1.1.0", "--no-state-joining")]
-    store = Store(f"sqlite:///{fleet.fleet / 'hub.sqlite'}")
+    store = Store(url_of(fleet.fleet / "hub.sqlite"))
     state = State(node="old", session=1, status="online", at=0, software="x")  # Without findings, as nodes before minor versions report.
     store.upsert_node(NodeRow("old", 1, "online", int(time.time()), codec.encode(state), b"", "all"))
     store.close()

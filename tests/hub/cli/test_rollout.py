@@ -11,6 +11,7 @@ import pytest
 
 from hub.cli.errors import Exit
 from hub.database.store import Store
+from tests.databases import url_of
 from tests.hub.cli.fleets import BIN, Made, make, run
 
 
@@ -90,7 +91,7 @@ def test_a_hub_that_runs_and_does_not_answer_is_named_with_what_is_likely(made: 
     ],
 )
 def test_a_rollout_that_cannot_be_is_refused_at_once_and_never_queued(made: Made, more: tuple[str, ...], words: str) -> None:
-    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+    store = Store(url_of(made.fleet / "hub.sqlite"))
     before = len(store.open_commands())
 
     done = start(made, *more)
@@ -162,7 +163,7 @@ def test_what_was_queued_is_done_when_a_hub_comes(made: Made) -> None:
 
     with Hub(made):
         waited = start(made, "--json")  # commands are answered in order
-    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+    store = Store(url_of(made.fleet / "hub.sqlite"))
     answer = store.command(number)
     store.close()
 

@@ -17,6 +17,7 @@ from schemas.names import sha256
 from schemas.parameters import Parameter, Setting
 from schemas.rollout import Rollout
 from schemas.state import Slot, State
+from tests.databases import url_of
 from tests.hub.cli.fleets import Done, Made, make
 from tests.hub.cli.test_rollout import Hub
 from tests.hub.queueing import queue
@@ -90,7 +91,7 @@ def test_a_release_that_follows_begins_with_its_own_values_and_that_is_told(made
 
 def test_a_hub_refuses_what_is_no_parameter_of_the_release_whoever_asks(made: Made, hub: Hub) -> None:
     ok(made.run("rollout", "start", "m@1.0.0", "--force"))
-    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+    store = Store(url_of(made.fleet / "hub.sqlite"))
     bodies = [
         {"version": "1.0.0", "parameters": {"threshold": 2.0}},
         {"version": "1.0.0", "parameters": {"treshold": 0.5}},
@@ -123,7 +124,7 @@ def test_a_hub_refuses_what_is_no_parameter_of_the_release_whoever_asks(made: Ma
 def test_what_cannot_be_set_is_refused_at_once_and_never_queued(
     made: Made, arguments: tuple[str, ...], exit_code: Exit, words: str
 ) -> None:
-    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+    store = Store(url_of(made.fleet / "hub.sqlite"))
     store.create()
     before = len(store.open_commands())
     if arguments[0] == "set" and Repository(made.fleet / "trust").rollout("m") is None:
@@ -152,7 +153,7 @@ def reports(made: Made, node: str, release: bytes, *settings: Setting) -> None:
     slot = Slot(model="m", state="active", serving=release, serving_version="1.0.0", parameters=settings)
     now = int(time.time())
     state = State(node=node, session=1, status="online", at=now, slots=(slot,))
-    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+    store = Store(url_of(made.fleet / "hub.sqlite"))
     store.upsert_node(NodeRow(node, 1, "online", now, codec.encode(state), b"", "default"))
     store.close()
 

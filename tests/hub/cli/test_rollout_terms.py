@@ -17,6 +17,7 @@ from hub.database.rows import NodeRow
 from hub.database.store import Store
 from schemas import codec
 from schemas.state import Profile, State
+from tests.databases import url_of
 from tests.hub.cli.fleets import Done, Made, make
 from tests.hub.cli.test_rollout import Hub
 
@@ -28,7 +29,7 @@ def fleet(folder: Path) -> Made:
     made = make(folder, "m")
     for version in ("1.0.0", "1.1.0"):
         assert made.publish(version).returncode == 0
-    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+    store = Store(url_of(made.fleet / "hub.sqlite"))
     store.create()
     for number in range(6):
         profile = Profile(arch="x86_64", cores=1, memory_bytes=1, labels={"site": "lab" if number < 2 else "jfk"})

@@ -11,6 +11,7 @@ from hub.database.rows import NodeRow
 from hub.database.store import Store
 from schemas import codec
 from schemas.state import State
+from tests.databases import url_of
 from tests.hub.cli.fleets import Made, make
 from tests.hub.cli.test_rollout import Hub
 from tests.small_disk import small_disk
@@ -46,7 +47,7 @@ def test_a_real_full_disk_is_still_called_that(made: Made) -> None:
 def test_a_plan_says_whether_no_node_is_known_or_none_matches(made: Made) -> None:
     nobody = made.run("plan", "m@1.0.0", "--label", "ring=nosuch")
     state = State(node="n1", session=1, status="online", at=int(time.time()), slots=())
-    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+    store = Store(url_of(made.fleet / "hub.sqlite"))
     store.upsert_node(NodeRow("n1", 1, "online", int(time.time()), codec.encode(state), b"", "default"))
     store.close()
     other = made.run("plan", "m@1.0.0", "--label", "ring=nosuch")

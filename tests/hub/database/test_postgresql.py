@@ -18,12 +18,17 @@ from sqlalchemy.engine import Engine
 
 from hub.cli.errors import Exit
 from hub.database import tables
+from hub.database.apply_lock import APPLY_LOCK
+from hub.database.blueprint_rows import Blueprints
 from hub.database.connection import Database
 from hub.database.enrolments import CertificateRow, Enrolments, Place
 from hub.database.outbox import Outbox
 from hub.database.place import place_of
 from hub.database.schema_version import HEAD
 from hub.database.store import NodeRow, ReceiptRow, Store, WindowRow
+from hub.operations.blueprint_lock import alone
+from hub.operations.opened_fleet import OpenedFleet
+from hub.settings import HubSettings
 from schemas.analytics_messages import Alert
 from schemas.errors import Code, Refused, Unreachable
 from schemas.names import sha256
@@ -112,6 +117,33 @@ def test_receipts_of_one_node_from_two_writers_are_kept_once(url: str) -> None:
     store = Store(url)
     assert len(store.receipts(node="r1")) == 30
     assert [row.sequence for row in store.serving(["r1"])] == [30]
+
+
+def test_of_two_machines_one_applies_a_blueprint_and_names_itself(url: str, tmp_path: Path) -> None:
+    def opened(name: str) -> OpenedFleet:
+        (tmp_path / name).mkdir()
+        settings = HubSettings(fleet="f", database_url=url, broker_url="mqtt://h:1883")
+        return OpenedFleet(tmp_path / name, settings, Store(url).acting(name), None)  # type: ignore[arg-type]
+
+    jane, bob = opened("jane"), opened("bob")
+    with alone(jane, what="first.yaml") as check:
+        row = Blueprints(jane.store.database).begin("blueprint: 1", left=1, same_as=None)
+        with pytest.raises(Refused) as refused, alone(bob, what="second.yaml"):
+            pass
+        check()
+        with Database(url).write() as db:  # As a server that restarts, or a road that breaks.
+            db.execute(
+                text("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = :low"),
+                {"low": APPLY_LOCK & 0xFFFF_FFFF},
+            )
+        with alone(bob, what="second.yaml"):
+            pass
+        with pytest.raises(Unreachable, match="another apply may run"):
+            check()
+
+    assert refused.value.code is Code.BLUEPRINT_BUSY
+    assert f"revision {row.revision} is being applied by jane on another machine" in refused.value.reason
+    assert "second.yaml of bob was not begun" in refused.value.reason
 
 
 def test_an_alert_that_is_written_late_is_delivered_too(url: str) -> None:

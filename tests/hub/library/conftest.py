@@ -1,12 +1,11 @@
 """Fleets that tests of the Python door share."""
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
 
 import fleetcast
-from tests.hub.cli.fleets import Made, make
+from tests.hub.cli.fleets import Made, copied, make
 from tests.hub.library.scenes import MODEL, Running, estimator, frame, key_of, report, running
 
 HUBS = "of-the-hub"
@@ -19,7 +18,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     with fleetcast.open(made.fleet) as fleet:
         fleet.publish(estimator(), name=MODEL, version="1.0.0", reference=frame(), blocks="day", signer=key_of(made))
         fleet.publish(estimator(2.0), name=MODEL, version="1.1.0", signer=key_of(made))
-    shutil.copytree(made.folder, tmp_path_factory.getbasetemp() / HUBS)
+    copied(made, tmp_path_factory.getbasetemp() / HUBS)
     report(made, ("n1", {"site": "jfk"}), ("n2", {"site": "jfk", "tier": "lab"}), ("n3", {"site": "lga"}))
     return made
 

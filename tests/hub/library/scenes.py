@@ -26,6 +26,7 @@ from schemas.manifest import Manifest
 from schemas.state import Profile, State
 from schemas.topics import Topics
 from tests.broker.client import Client
+from tests.databases import url_of
 from tests.hub.cli.fleets import COLUMNS, INPUTS, TARGET, Made
 from tests.hub.cli.test_rollout import Hub
 from tests.hub.hubs import Device, until
@@ -51,7 +52,7 @@ def key_of(made: Made) -> fleetcast.Key:
 
 def opened(made: Made) -> OpenedFleet:
     """The fleet beneath what a program holds."""
-    return OpenedFleet(made.fleet, load(made.fleet), Store(f"sqlite:///{made.fleet / 'hub.sqlite'}"), Repository(made.fleet / "trust"))
+    return OpenedFleet(made.fleet, load(made.fleet), Store(url_of(made.fleet / "hub.sqlite")), Repository(made.fleet / "trust"))
 
 
 def report(made: Made, *nodes: tuple[str, dict[str, str]]) -> None:

@@ -17,12 +17,14 @@ from schemas.errors import Code, Refused, Unreachable
 from schemas.names import sha256
 from tests import brokers
 from tests.databases import Server, needs_postgresql, scratch
+from tests.hub.apart import SharedFleet
 from tests.hub.hubs import Device, Fleet, until
 from tests.small_disk import small_disk
 
 ORDINARY = [125, 125, 125, 125, 125, 125, 125, 125, 0]
 pytestmark = [pytest.mark.postgres, needs_postgresql]
 SENT = 120
+RECEIPTS = 20
 
 
 @pytest.fixture
@@ -60,6 +62,52 @@ def test_windows_that_arrive_while_the_database_is_away_are_counted_once(
     assert list(interval.counts) == [(SENT + 1) * one for one in ORDINARY]
     with store.database.read() as db:
         assert db.exec_driver_sql("SELECT count(*) FROM windows_seen").scalar() == SENT + 1
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_what_comes_while_the_database_is_away_is_acknowledged_when_it_is_stored(
+    mosquitto: brokers.Broker, tmp_path: Path, server: Server, is_killed: bool
+) -> None:
+    """States, receipts and windows of nodes that are known, and of some that report for the first time.
+
+    A hub that is killed meanwhile has nothing in memory: what it had acknowledged would be gone.
+    """
+    shared = SharedFleet.make(tmp_path / "fleet", mosquitto, url=server.make("hub"))
+    manifest = shared.publish("1.0.0")
+    store, roles = shared.store, ("--roles", "ingest", "--shard", "1/1", "--name", "one")
+    hub = shared.start(shared.directory, *roles)
+    try:
+        hub.wait_for("broker.connected")
+        known = [Device.connect(f"n{number}", mosquitto, shared) for number in range(3)]
+        until("the nodes", lambda: store.count_nodes() == len(known))
+        server.stop(signal.SIGQUIT)
+        new = [Device.connect(f"m{number}", mosquitto, shared) for number in range(3)]
+        for device in (*known, *new):
+            device.say_state(cohort="ewr")
+            for _ in range(RECEIPTS):
+                device.sign("serving", manifest)
+                device.window(manifest, ORDINARY, cohort="ewr")
+        hub.wait_for("store.failed")
+        if is_killed:
+            hub.kill()
+        server.start()
+        if is_killed:
+            hub = shared.start(shared.directory, *roles)
+
+        nodes, sent = {one.name for one in (*known, *new)}, RECEIPTS * 6
+        until("all receipts", lambda: len(store.receipts()) >= sent)
+        until("all windows", lambda: windows(store) >= sent)
+        until("all states", lambda: {row.node for row in store.nodes() if row.cohort == "ewr" and row.session > 1} == nodes)
+        last = known[0]
+        last.sign("serving", manifest)
+        until("one more", lambda: len(store.receipts()) > sent)
+    finally:
+        hub.end()
+
+    expected = {(name, number) for name in nodes for number in range(1, RECEIPTS + 1)} | {(last.name, RECEIPTS + 1)}
+    assert sorted((row.node, row.sequence) for row in store.receipts()) == sorted(expected)
+    assert windows(store) == sent
+    assert not store.refusals()
 
 
 def windows(store: Store) -> int:

@@ -1,5 +1,6 @@
 """What a hub says of its own disk: at once where nothing can be kept, and again when it can."""
 
+import contextlib
 import errno
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from hub.service.alerts.event_log import Notes
 from hub.service.own_disk import TROUBLE_SECONDS, OwnDisk
 from schemas.analytics_messages import Alert
 from schemas.errors import Code, Refused
-from tests.databases import url_of
+from tests.databases import only_sqlite, url_of
+from tests.small_disk import small_disk
 
 
 class Scene:
@@ -20,8 +22,8 @@ class Scene:
         self.store, self.now = Store(url_of(folder / "hub.sqlite")), 0.0
         self.store.create()
         self.published: list[Alert] = []
-        notes = Notes(self.store, publish=self.published.append, clock=lambda: 1.0)
-        self.disk = OwnDisk(notes, publish=self.published.append, wall=lambda: 1.0, monotonic=lambda: self.now)
+        self.notes = Notes(self.store, publish=self.published.append, clock=lambda: 1.0)
+        self.disk = OwnDisk(self.notes, publish=self.published.append, wall=lambda: 1.0, monotonic=lambda: self.now)
 
 
 @pytest.fixture
@@ -40,6 +42,30 @@ def test_a_full_disk_is_an_alert_at_once_and_an_event_when_there_is_room(scene: 
     scene.disk.worked()
     assert [one.kind for one in scene.store.events()].count("disk.full") == 1
     assert [one.code for one in scene.published] == ["disk.full", "disk.full"]
+
+
+@only_sqlite
+def test_an_alert_raised_while_the_disk_is_full_is_kept_when_there_is_room(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", size_bytes=2 * 1024 * 1024) as disk:
+        if not disk.is_mount():
+            pytest.skip("may not mount here")
+        scene = Scene(disk)
+        (disk / "ballast").write_bytes(bytes(1024 * 1024))
+        with contextlib.suppress(Refused):
+            for _ in range(10_000):
+                scene.store.add_event("x", "y" * 4096, {})
+        alert = Alert(kind="refused", at=1, code="x", text="z" * 4096)
+        for _ in range(2):
+            with pytest.raises(Refused, match="make room"):
+                scene.notes.alert(alert)
+        scene.disk.worked()
+        assert scene.published == []
+
+        (disk / "ballast").unlink()
+        scene.disk.worked()
+        scene.disk.worked()
+        assert scene.published == [one.alert for one in scene.store.alerts()] == [alert, alert]
+        scene.store.close()
 
 
 def test_damaged_metadata_is_one_alert_however_often_it_is_met(scene: Scene) -> None:

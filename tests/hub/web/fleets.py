@@ -1,6 +1,5 @@
 """A fleet with releases and nodes, a token of each role, and its API: in this process, or served by a hub."""
 
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,8 @@ from hub.settings import load
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.state import Profile, State
+from tests.databases import url_of
+from tests.hub.cli import fleets
 from tests.hub.cli.fleets import Made, make
 from tests.hub.cli.test_rollout import Hub
 
@@ -45,7 +46,7 @@ class Asked:
 
 
 def opened(made: Made) -> OpenedFleet:
-    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+    store = Store(url_of(made.fleet / "hub.sqlite"))
     store.create()
     return OpenedFleet(made.fleet, load(made.fleet), store, Repository(made.fleet / "trust"))
 
@@ -70,8 +71,7 @@ def make_asked(folder: Path, *, nodes: int = 6) -> Asked:
 def copied(asked: Asked, folder: Path) -> Asked:
     """The same fleet in another folder, for a test that changes it."""
     asked.fleet.store.close()
-    shutil.copytree(asked.made.folder, folder)
-    made = Made(folder)
+    made = fleets.copied(asked.made, folder)
     return Asked(made, opened(made), dict(asked.tokens))
 
 

@@ -25,7 +25,7 @@ from hub.signing.keys import load_signer
 from schemas import codec
 from schemas.errors import Code, Refused
 from schemas.manifest import Manifest, target_path
-from tests.hub.cli.fleets import Made, ridge
+from tests.hub.cli.fleets import Made, copied, ridge
 from tests.hub.web.fleets import Asked, opened
 
 RAW = {"content-type": "application/octet-stream"}
@@ -54,8 +54,7 @@ class Signed:
 def signed(unused: Asked, tmp_path_factory: pytest.TempPathFactory) -> Signed:
     """Version 2.0.0, signed on the state that the fleets of these tests begin with."""
     folder = tmp_path_factory.mktemp("elsewhere") / "made"
-    shutil.copytree(unused.made.folder, folder)
-    made = Made(folder)
+    made = copied(unused.made, folder)
     (folder / "next.onnx").write_bytes(ridge(2.0))
     made.publish_as("2.0.0", folder / "next.onnx")
     fleet = opened(made)
@@ -265,8 +264,7 @@ def test_a_hub_killed_at_any_write_has_the_release_whole_or_not_at_all(unused: A
     seen = set()
     for cut_at in range(0, 200, 3):
         folder = tmp_path / str(cut_at)
-        shutil.copytree(unused.made.folder, folder)
-        made = Made(folder)
+        made = copied(unused.made, folder)
         is_whole = published_until_a_cut(made, signed, cut_at)
         fleet = opened(made)
         known = fleet.repository.releases("m")

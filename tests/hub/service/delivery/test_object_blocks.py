@@ -15,6 +15,7 @@ from tests.hub.hubs import Device, Fleet, until
 from tests.hub.service.delivery.test_delivery import fetch
 from tests.node.agent.hubs import Node
 from tests.objects import Bucket
+from tests.small_disk import small_disk
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +75,21 @@ def test_a_hub_without_its_object_store_says_so_and_goes_on(
             bucket.road.fall_silent(silent=False)
         until("the blocks that were wanted", lambda: len(fleet.store.publish_counts()) == len(manifest.variants[0].files[0].blocks))
         until("the end of it", lambda: fleet.events("blocks.reachable"))
+
+
+def test_a_hub_whose_disk_is_full_serves_from_memory_and_says_so(mosquitto: Broker, fleet: Fleet, bucket: Bucket, tmp_path: Path) -> None:
+    manifest = published(fleet, bucket)
+    count = len(manifest.variants[0].files[0].blocks)
+    with small_disk(fleet.directory / "blocks", size_bytes=48 * 1024) as disk:
+        if not disk.is_mount():
+            pytest.skip("may not mount here")
+        with fleet.hub(mosquitto, **bucket.settings):
+            device = Device.connect("n1", mosquitto, fleet)
+            device.fetch(manifest)
+            until("the alert", lambda: alerts(fleet, "disk.full"))
+            assert str(disk) in alerts(fleet, "disk.full")[0]
+            assert len(fleet.store.publish_counts()) == count
+            assert len(list(disk.glob("??/*"))) < count
 
 
 def test_other_bytes_in_the_object_store_reach_no_node(mosquitto: Broker, fleet: Fleet, bucket: Bucket) -> None:

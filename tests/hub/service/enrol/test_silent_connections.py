@@ -14,6 +14,7 @@ from pathlib import Path
 from hub.database.store import Store
 from schemas.enrolment import AUTHORITY_PATH
 from tests.brokers import free_port
+from tests.databases import url_of
 from tests.hub.cli import fleets
 from tests.hub.hubs import until
 
@@ -69,7 +70,7 @@ def test_silent_connections_cost_a_hub_of_few_descriptors_neither_its_broker_nor
             stranger.request("GET", AUTHORITY_PATH)
             assert stranger.getresponse().status == 200
             stranger.close()
-        store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+        store = Store(url_of(made.fleet / "hub.sqlite"))
         until("the alert", lambda: store.alerts_of("refused"))
 
     assert [alert.code for alert in store.alerts_of("refused")] == ["enrolment.crowded"]
