@@ -40,12 +40,12 @@ def test_help_imports_no_heavy_library(side: str, argument: str) -> None:
     assert not imported(side, argument) & HEAVY
 
 
-def test_nodes_imports_neither_sqlalchemy_nor_numpy(tmp_path: Path) -> None:
+def test_nodes_imports_neither_sqlalchemy_nor_pydantic_settings(tmp_path: Path) -> None:
     made = make(tmp_path, "m")
 
     found = imported("hub", "nodes", "--dir", str(made.fleet))
 
-    assert not found & {"sqlalchemy", "numpy", "scipy", "tuf", "cryptography", "paho", "structlog"}
+    assert not found & {"sqlalchemy", "pydantic_settings", "numpy", "scipy", "tuf", "cryptography", "paho", "structlog"}
 
 
 @pytest.mark.parametrize(("program", "name", "listed"), COMMANDS)
