@@ -9,6 +9,7 @@ from fleetcast.settings_fields import fields_of, settings_errors
 from schemas.errors import Code, Refused
 
 SQLITE_NAME = "hub.sqlite"
+MARKER = "in-database"  # A file of this name in the folder of signed metadata says that the rest of it is in the fleet's database.
 PASSWORD_CHARACTERS_MAX = 4096
 
 

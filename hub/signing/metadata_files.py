@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from fleetcast import disk_room, durable
-from hub.database.place import place_in
+from hub.database.place import MARKER, place_in
 from hub.signing.kept_copies import KeptCopies
 from hub.signing.parsed_metadata import parsed
 from schemas.errors import Code, Refused
@@ -27,7 +27,7 @@ from schemas.errors import Code, Refused
 if TYPE_CHECKING:
     from hub.database.document_rows import Fence
 
-MARKER = "in-database"  # A file of this name in the folder says that the rest is in the fleet's database.
+
 S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
 Stamp = tuple[int, ...]  # A number that changes whenever its file is written, and says nothing else.
 
