@@ -17,6 +17,7 @@ from bench.figures import Figure, median
 from hub.database.store import Store
 from hub.service.alerts.event_log import Notes
 from hub.service.delivery.announce import Announcer, Signers
+from hub.signing.role_lists import rollout_file
 from hub.signing.tuf_repository import Repository
 from node.trust.tuf_client import Trust
 from schemas import codec
@@ -150,7 +151,7 @@ class _Fleet:
             folder.write(folder.path(role_name(name), 1), metadata.to_bytes())
             repository.set_deployments(name, self._deployments(name, 1), rollouts=self.rollouts)
             rollouts.targets[rollout_path(name)] = target = TargetFile.from_data("", before := self._rollout(name, 1), ["sha256"])
-            folder.write(repository._rollout_file(name, target), before)
+            folder.write(rollout_file(folder, name, target), before)
         repository._next("rollouts", rollouts, [self.rollouts], self.moment())
 
     def _manifest(self, name: str, version: str) -> bytes:

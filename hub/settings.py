@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from fleetcast.settings_file import FileSettings, fields_of, settings_errors
+from fleetcast.settings_fields import fields_of, settings_errors
+from fleetcast.settings_file import FileSettings
 from hub.alerts.receivers import RECEIVERS_MAX, OnDrift, Webhook
 from hub.core.roles.shards import parse as parse_shard
 from schemas.errors import Code, Refused

@@ -8,7 +8,8 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from fleetcast.mqtt_connection import BrokerUrl
-from fleetcast.settings_file import FileSettings, fields_of, settings_errors
+from fleetcast.settings_fields import fields_of, settings_errors
+from fleetcast.settings_file import FileSettings
 from fleetcast.time_zones import zone_of
 from node.core.delivery.byte_quota import Policy
 from schemas.device_settings import SETTABLE, Settable

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hub.operations.rollouts import Prepared
 
 ANSWER_SECONDS = 15.0  # How long a running hub may take to obey.
-LOOK_SECONDS = 0.3
+FIRST_LOOK_SECONDS, LOOK_SECONDS = 0.05, 0.3  # Between two looks for the answer: at first, and later.
 
 
 def answered(get: Callable[[int], "CommandRow | NodeCommand | None"], number: int, *, directory: Path, until: float) -> str:
@@ -30,10 +30,12 @@ def answered(get: Callable[[int], "CommandRow | NodeCommand | None"], number: in
         Refused: the hub has refused it.
         Ended: no answer in time.
     """
+    pause_seconds = FIRST_LOOK_SECONDS
     while (answer := get(number)) is None or answer.state == "open":
         if time.monotonic() >= until:
             raise Ended(Exit.TIMEOUT, f"no hub has answered in time; the command stays queued{_likely(directory)}")
-        time.sleep(LOOK_SECONDS)
+        time.sleep(pause_seconds)
+        pause_seconds = min(1.5 * pause_seconds, LOOK_SECONDS)
     if answer.state == "refused":
         raise Refused(Code(answer.code), answer.text)
     return answer.text

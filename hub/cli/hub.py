@@ -165,10 +165,10 @@ def _online_keys(directory: Path, opened: Mapping[str, bytes]) -> dict[str, Sign
 
 def _shared_database(directory: Path, settings: HubSettings) -> str:
     """Return where the database is that processes share, with its tables, and with the fleet's signed metadata."""
+    from hub.database.place import MARKER  # noqa: PLC0415
     from hub.database.store import Store  # noqa: PLC0415
     from hub.service.folder_lock import locked  # noqa: PLC0415
     from hub.signing.metadata_database import move_to_database  # noqa: PLC0415
-    from hub.signing.metadata_files import MARKER  # noqa: PLC0415
 
     place = database_url(directory, settings)
     store = Store(place)

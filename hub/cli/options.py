@@ -11,7 +11,7 @@ import click
 from fleetcast.cli import table_output
 from fleetcast.cli.table_output import Lines, json_option, show_one
 from hub.cli.remote import check_command, is_remote
-from hub.database.place import SQLITE_NAME
+from hub.database.place import SQLITE_NAME, is_beside
 from hub.operations import opening
 from hub.operations.opened_fleet import check_model
 from hub.operations.opening import ACTOR_CHARACTERS_MAX, database_url, hub_runs, is_actor, room_for_database, system_user
@@ -146,9 +146,8 @@ def node_page(directory: Path, *, node: str | None = None, after: str = "", limi
         Unreachable: the database does not answer.
     """
     from hub.database import sqlite_reader  # noqa: PLC0415
-    from hub.settings import load  # noqa: PLC0415
 
-    if not load(directory).database_url:
+    if is_beside(directory):
         found = sqlite_reader.node_page(directory / SQLITE_NAME, node=node, after=after, limit=limit)
         if found is not None:
             return found
@@ -172,9 +171,8 @@ def node_marks(directory: Path) -> "Mapping[str, NodeMarks]":
         Unreachable: the database does not answer.
     """
     from hub.database import sqlite_reader  # noqa: PLC0415
-    from hub.settings import load  # noqa: PLC0415
 
-    if not load(directory).database_url:
+    if is_beside(directory):
         found = sqlite_reader.node_marks(directory / SQLITE_NAME)
         if found is not None:
             return found

@@ -13,6 +13,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from hub.database import postgresql
 from schemas.errors import Code, Refused, Unreachable
+from schemas.limits import MIB
 
 HUB_ACTOR = "hub"
 # SQLite's result codes (https://sqlite.org/rescode.html); an error of reading or writing is what it makes of a disk without room, too.
@@ -20,6 +21,10 @@ _CORRUPT, _NOTADB, _READONLY, _IOERR, _FULL = 11, 26, 8, 10, 13
 _DAMAGED, _STUCK = {_CORRUPT, _NOTADB}, {_READONLY, _IOERR, _FULL}
 _FULL_WORDS = ("disk is full", "No space", "Read-only file system")
 BUSY_SECONDS = 10  # how long a writer waits for another process's transaction
+# Pages of SQLite's journal after which they go to the database. A page that is written several times until then goes there once, and each
+# time waits twice for the disk; what is acknowledged is durable in the journal.
+WAL_PAGES = 4000
+WAL_BYTES_KEPT = 32 * MIB  # To which the journal is cut where a long read had it grow.
 ALONE_SECONDS = 3600  # how long one waits that changes the schema: another may bring over years
 
 
@@ -152,6 +157,8 @@ def _pragmas(connection: Any, record: object) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")  # an acknowledged window survives a power cut
+    cursor.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
+    cursor.execute(f"PRAGMA journal_size_limit={WAL_BYTES_KEPT}")
     cursor.close()
 
 

@@ -1,12 +1,15 @@
 """Finds where a fleet's database is: by its settings, with the password from a file of its own. Connects to nothing."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from fleetcast.settings_file import fields_of, settings_errors
+from fleetcast.settings_fields import fields_of, settings_errors
 from schemas.errors import Code, Refused
 
 SQLITE_NAME = "hub.sqlite"
+MARKER = "in-database"  # A file of this name in the folder of signed metadata says that the rest of it is in the fleet's database.
 PASSWORD_CHARACTERS_MAX = 4096
 
 
@@ -34,9 +37,24 @@ def place_in(directory: Path) -> str:
     path = directory / "fleet.toml"
     with settings_errors(path):
         fields = fields_of(path) if path.exists() else {}
-    url = os.environ.get("FLEETCAST_DATABASE_URL") or str(fields.get("database_url") or "")
+    url = _url(fields)
     from_environment, file = os.environ.get("FLEETCAST_DATABASE_PASSWORD_FILE"), str(fields.get("database_password_file") or "")
     return place_of(directory, url, from_environment or (str(directory / file) if file else "")) if url else ""
+
+
+def is_beside(directory: Path) -> bool:
+    """Return whether a fleet's folder has settings, and they name no server's database: it is a file in the folder.
+
+    Raises:
+        Refused: SETTINGS_INVALID: the settings cannot be read.
+    """
+    path = directory / "fleet.toml"
+    with settings_errors(path):
+        return path.exists() and not _url(fields_of(path))
+
+
+def _url(fields: Mapping[str, Any]) -> str:
+    return os.environ.get("FLEETCAST_DATABASE_URL") or str(fields.get("database_url") or "")
 
 
 def _password(path: Path) -> str:

@@ -1,12 +1,12 @@
 """Keeps verified receipts, those that wait for their node's key, and which release each node serves by them."""
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeVar
 
 import structlog
-from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, Select, TextClause, bindparam, delete, func, insert, select, text
 
 from hub.core.rollouts.receipt_order import Newest, epoch_of, newer
 from hub.database import tables
@@ -17,16 +17,10 @@ from hub.database.store_part import Part
 from hub.database.writers import touch
 
 log = structlog.get_logger()
+T = TypeVar("T")
+
+AT_ONCE_MAX = 256  # Receipts that one query asks for.
 _TABLE, _SERVING = tables.receipts, tables.serving
-_HERE = select(_TABLE.c.sequence, _TABLE.c.sealed, _TABLE.c.epoch).where(
-    _TABLE.c.node == bindparam("name"), _TABLE.c.sequence.in_(bindparam("sequences", expanding=True))
-)
-_NEWEST = (
-    select(_TABLE.c.epoch, _TABLE.c.sequence, _TABLE.c.at)
-    .where(_TABLE.c.node == bindparam("name"))
-    .order_by(_TABLE.c.epoch.desc(), _TABLE.c.sequence.desc())
-    .limit(1)
-)
 _ADD = insert(_TABLE)
 _UNPROVED = delete(tables.proofs).where(tables.proofs.c.node == bindparam("name"))
 _SERVED = select(_SERVING).where(_SERVING.c.node.in_(bindparam("names", expanding=True)))
@@ -145,17 +139,44 @@ def _served_by() -> Select[Any]:
 
 
 def _known(db: Connection, rows: Sequence[ReceiptRow]) -> tuple[dict[Key, tuple[bytes, int]], dict[str, Newest | None]]:
-    """Return the receipts with the same numbers that are here, and the newest one of each node."""
-    sequences = defaultdict[str, list[int]](list)
-    for row in rows:
-        sequences[row.node].append(row.sequence)
+    """Return the receipts with the same numbers that are here, and the newest one of each node: both by one query for many nodes."""
     here: dict[Key, tuple[bytes, int]] = {}
-    newest: dict[str, Newest | None] = {}
-    for node, mine in sequences.items():
-        found = db.execute(_HERE, {"name": node, "sequences": mine})
-        here |= {(node, sequence): (sealed, epoch) for sequence, sealed, epoch in found}
-        newest[node] = next((Newest(*one) for one in db.execute(_NEWEST, {"name": node})), None)
+    newest: dict[str, Newest | None] = dict.fromkeys(sorted({row.node for row in rows}))
+    for some in _slices(sorted({(row.node, row.sequence) for row in rows})):
+        keys = {f"{name}{number}": value for number, key in enumerate(some) for name, value in zip(("name", "sequence"), key, strict=True)}
+        here |= {(node, sequence): (sealed, epoch) for node, sequence, sealed, epoch in db.execute(_here(len(some)), keys)}
+    for names in _slices(list(newest)):
+        mine = {f"name{number}": name for number, name in enumerate(names)}
+        newest |= {node: Newest(*one) for node, *one in db.execute(_newest_of(len(names)), mine)}
     return here, newest
+
+
+def _slices(found: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (found[at : at + AT_ONCE_MAX] for at in range(0, len(found), AT_ONCE_MAX))
+
+
+# Both join what is asked for to an index, and cost no more as history grows; SQLite would answer (node, sequence) IN (...) by reading all.
+# Names are our own, and SQLite and PostgreSQL read the same words.
+
+
+@lru_cache(maxsize=64)
+def _here(keys: int) -> TextClause:
+    values = ", ".join(f"(:name{number}, CAST(:sequence{number} AS bigint))" for number in range(keys))
+    return text(
+        f"WITH mine (node, sequence) AS (VALUES {values})"  # noqa: S608
+        " SELECT one.node, one.sequence, one.sealed, one.epoch FROM mine"
+        " JOIN receipts AS one ON one.node = mine.node AND one.sequence = mine.sequence"
+    )
+
+
+@lru_cache(maxsize=64)
+def _newest_of(nodes: int) -> TextClause:
+    values = ", ".join(f"(:name{number})" for number in range(nodes))
+    return text(
+        f"WITH mine (node) AS (VALUES {values})"  # noqa: S608
+        " SELECT one.node, one.epoch, one.sequence, one.at FROM mine JOIN receipts AS one ON one.node = mine.node AND one.sequence ="
+        " (SELECT sequence FROM receipts WHERE node = mine.node ORDER BY epoch DESC, sequence DESC LIMIT 1)"
+    )
 
 
 def _follow(db: Connection, fresh: Sequence[ReceiptRow], replaced: set[str]) -> None:

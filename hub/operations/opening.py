@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hub.database.place import place_of
+from hub.database.place import MARKER, place_of
 from schemas.errors import Code, Refused, Unreachable
 
 if TYPE_CHECKING:
@@ -94,8 +94,6 @@ def hub_runs(directory: Path) -> bool:
     """Return whether a hub serves this fleet now: on this machine, or, where its processes share a database, on any."""
     if any(_is_running(path) for path in directory.glob("*.ready")):
         return True
-    from hub.signing.metadata_files import MARKER  # noqa: PLC0415  # with TUF
-
     return (directory / "trust" / MARKER).exists() and _leads_elsewhere(directory)
 
 

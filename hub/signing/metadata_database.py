@@ -15,9 +15,10 @@ from sqlalchemy import Connection
 from fleetcast import durable
 from hub.database.connection import Database
 from hub.database.document_rows import DocumentRows, Fence
+from hub.database.place import MARKER
 from hub.database.store import Store
 from hub.signing.kept_copies import FOLDER
-from hub.signing.metadata_files import MARKER, MetadataFiles, MetadataFolder, Stamp
+from hub.signing.metadata_files import MetadataFiles, MetadataFolder, Stamp
 from schemas.errors import Code, Refused
 
 MOVED = "moved-to-database"  # The folder in which files stay that were moved: no program reads them there.

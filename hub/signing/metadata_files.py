@@ -11,16 +11,15 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from fleetcast import disk_room, durable
-from hub.database.place import place_in
+from hub.database.place import MARKER, place_in
 from hub.signing.kept_copies import KeptCopies
 from hub.signing.parsed_metadata import parsed
 from schemas.errors import Code, Refused
@@ -28,7 +27,7 @@ from schemas.errors import Code, Refused
 if TYPE_CHECKING:
     from hub.database.document_rows import Fence
 
-MARKER = "in-database"  # A file of this name in the folder says that the rest is in the fleet's database.
+
 S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
 Stamp = tuple[int, ...]  # A number that changes whenever its file is written, and says nothing else.
 
@@ -36,19 +35,37 @@ Stamp = tuple[int, ...]  # A number that changes whenever its file is written, a
 SETTLED_NS = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
 class _Listed:
     """Hold which files of metadata there are."""
 
-    names: tuple[tuple[int, str, str], ...]  # Version, role and name of each file.
-    newest: Mapping[str, int]
+    def __init__(self, files: Iterable[str]) -> None:
+        self.names: dict[str, tuple[int, str]] = {}  # Version and role of each file.
+        self.newest: dict[str, int] = {}
+        for name in files:
+            self.add(name)
+
+    def add(self, name: str) -> None:
+        """Take in a file that is there."""
+        number, _, role = name.removesuffix(".json").partition(".")
+        if name.endswith(".json") and number.isdigit():
+            self.names[name] = version, _ = int(number), role
+            self.newest[role] = max(version, self.newest.get(role, 0))
+
+    def drop(self, name: str) -> None:
+        """Leave out a file that is gone."""
+        version, role = self.names.pop(name, (0, ""))
+        if self.newest.get(role) == version:
+            older = [one for one, other in self.names.values() if other == role]
+            self.newest.pop(role)
+            if older:
+                self.newest[role] = max(older)
 
 
 class _Held(threading.local):
     """Hold what the thread knows that has the lock. Another one may read meanwhile, and is to keep nothing that it has read."""
 
     is_locked = False
-    listed: _Listed | None = None  # While nothing was written since.
+    listed: _Listed | None = None  # It follows what the thread writes.
 
 
 class MetadataFiles(ABC):
@@ -103,13 +120,15 @@ class MetadataFiles(ABC):
 
     def write(self, path: Path, data: bytes) -> None:
         """Write a file, so that it is durable before it counts."""
-        self._held.listed = None
-        self._write(path, data)
+        with self._listing(path) as listed:
+            self._write(path, data)
+            listed.add(path.name)
 
     def remove(self, path: Path) -> None:
         """Remove a file, if it is there."""
-        self._held.listed = None
-        self._remove(path)
+        with self._listing(path) as listed:
+            self._remove(path)
+            listed.drop(path.name)
 
     @abstractmethod
     def exists(self, path: Path) -> bool:
@@ -161,7 +180,7 @@ class MetadataFiles(ABC):
     def older(self, role: str) -> list[int]:
         """Return the versions of a role that are there beside the newest, oldest first."""
         found = self._list()
-        return sorted(version for version, name, _ in found.names if name == role and version != found.newest[role])
+        return sorted(version for version, name in found.names.values() if name == role and version != found.newest[role])
 
     def newest(self, role: str, kind: type[S]) -> Metadata[S]:
         """Return the newest metadata of a role, whose kind the caller knows. It is shared: nobody changes it."""
@@ -191,7 +210,7 @@ class MetadataFiles(ABC):
         The hourly timestamp would otherwise leave 9,000 files a year.
         """
         self.write(self.metadata / "current.json", json.dumps(versions, sort_keys=True).encode())
-        for version, role, name in self._list().names:
+        for name, (version, role) in list(self._list().names.items()):
             if role != "root" and version < versions.get(role, 0):
                 self.remove(self.metadata / name)
 
@@ -199,19 +218,17 @@ class MetadataFiles(ABC):
         """List the files of metadata: once while the lock is held, for there may be thousands."""
         if self._held.listed is not None:
             return self._held.listed
-        found = _listed(self._names())
+        found = _Listed(self._names())
         if self._held.is_locked:
             self._held.listed = found
         return found
 
-
-def _listed(files: Iterable[str]) -> _Listed:
-    parts = [(*name.removesuffix(".json").partition("."), name) for name in files if name.endswith(".json")]
-    names = tuple((int(number), role, name) for number, _, role, name in parts if number.isdigit())
-    newest: dict[str, int] = {}
-    for version, role, _ in names:
-        newest[role] = max(version, newest.get(role, 0))
-    return _Listed(names, newest)
+    @contextlib.contextmanager
+    def _listing(self, path: Path) -> Iterator[_Listed]:
+        """Have the list of files follow a change of one; where the change fails, the files are listed anew."""
+        listed, self._held.listed = self._held.listed, None
+        yield listed if listed is not None and path.parent == self.metadata else _Listed(())
+        self._held.listed = listed
 
 
 class MetadataFolder(MetadataFiles):

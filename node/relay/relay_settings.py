@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fleetcast.mqtt_connection import BrokerUrl, TlsFiles
-from fleetcast.settings_file import FileSettings, fields_of, settings_errors
+from fleetcast.settings_fields import fields_of, settings_errors
+from fleetcast.settings_file import FileSettings
 from schemas.limits import BLOCK_BYTES_MAX, MIB
 from schemas.names import FleetName, NodeId
 

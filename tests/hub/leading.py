@@ -11,7 +11,7 @@ from securesystemslib.signer import CryptoSigner
 
 from hub.database.connection import Database
 from hub.database.leadership import Deposed, Leadership
-from hub.signing.metadata_files import MARKER
+from hub.database.place import MARKER
 from hub.signing.parsed_metadata import parsed
 from hub.signing.tuf_repository import Repository
 from schemas.errors import Unreachable

@@ -84,9 +84,11 @@ class Announcer:
         now = self._monotonic()
         self._warn_of_clock()
         is_thorough = now - self._looked_at >= LOOK_SECONDS
-        if is_thorough or self._repository.generation() != self._generation:
-            self._looked_at = now
-            self._vouch(thorough=is_thorough)
+        # Read before we look: what is signed while we do is noticed at the next tick, and so is, once, what we sign ourselves.
+        generation = self._repository.generation(thorough=is_thorough)
+        if is_thorough or generation != self._generation:
+            self._looked_at, self._generation = now, generation
+            self._vouch()
         if now - self._expiry_looked_at >= EXPIRY_LOOK_SECONDS:
             self._expiry_looked_at = now
             self._warn_of_expiry()
@@ -146,10 +148,8 @@ class Announcer:
 
     # Signing
 
-    def _vouch(self, *, thorough: bool) -> None:
+    def _vouch(self) -> None:
         now = datetime.fromtimestamp(self._wall(), UTC)
-        # Read before we look: what is signed while we do is noticed at the next tick, and so is, once, what we sign ourselves.
-        self._generation = self._repository.generation(thorough=thorough)
         for model in self._repository.drop_rollouts(rollouts=self._signers.rollouts, now=now):
             log.info("rollout.dropped", model=model)
         self._repository.renew_rollouts(rollouts=self._signers.rollouts, now=now)

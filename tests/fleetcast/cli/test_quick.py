@@ -8,6 +8,7 @@ import click
 import pytest
 
 from hub.cli import commands as hub_commands
+from hub.cli import rollout as hub_rollout
 from node.cli import commands as node_commands
 from tests.hub.cli.fleets import make
 
@@ -24,6 +25,7 @@ finally:
 """
 COMMANDS = [
     *(pytest.param(hub_commands.command, name, verb.help, id=f"hub-{name}") for name, verb in hub_commands.VERBS.items()),
+    *(pytest.param(hub_rollout.rollout, name, verb.help, id=f"hub-rollout-{name}") for name, verb in hub_rollout.VERBS.items()),
     *(pytest.param(node_commands.command, name, verb.help, id=f"node-{name}") for name, verb in node_commands.VERBS.items()),
 ]
 
@@ -40,12 +42,21 @@ def test_help_imports_no_heavy_library(side: str, argument: str) -> None:
     assert not imported(side, argument) & HEAVY
 
 
-def test_nodes_imports_neither_sqlalchemy_nor_numpy(tmp_path: Path) -> None:
+def test_nodes_imports_neither_sqlalchemy_nor_pydantic_settings(tmp_path: Path) -> None:
     made = make(tmp_path, "m")
 
     found = imported("hub", "nodes", "--dir", str(made.fleet))
 
-    assert not found & {"sqlalchemy", "numpy", "scipy", "tuf", "cryptography", "paho", "structlog"}
+    assert not found & {"sqlalchemy", "pydantic_settings", "numpy", "scipy", "tuf", "cryptography", "paho", "structlog"}
+
+
+def test_halting_a_rollout_imports_no_library_of_signed_metadata(tmp_path: Path) -> None:
+    made = make(tmp_path, "m")
+
+    found = imported("hub", "rollout", "halt", "m", "--dir", str(made.fleet))
+
+    assert "sqlalchemy" in found
+    assert not found & {"tuf", "securesystemslib", "cryptography", "paho", "onnx"}
 
 
 @pytest.mark.parametrize(("program", "name", "listed"), COMMANDS)

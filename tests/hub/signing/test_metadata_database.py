@@ -13,9 +13,10 @@ import pytest
 
 from hub.database.connection import Database
 from hub.database.leadership import Deposed, Leadership, leader_of
+from hub.database.place import MARKER
 from hub.database.store import Store
 from hub.signing.metadata_database import MOVED, move_to_database
-from hub.signing.metadata_files import MARKER, MetadataFolder
+from hub.signing.metadata_files import MetadataFolder
 from hub.signing.parsed_metadata import parsed
 from hub.signing.tuf_repository import Repository
 from schemas.errors import Code, Refused
