@@ -131,6 +131,7 @@ class Code(StrEnum):
     SHARD_OVERLAP = "shard.overlap"
     LEADER_CLOCK = "leader.clock"
     NODE_FORGOTTEN = "node.forgotten"
+    NODE_UNKNOWN = "node.unknown"
 
 
 class FleetcastError(Exception):

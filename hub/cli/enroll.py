@@ -204,7 +204,7 @@ def revoke_enrolled(
     check_name("node", name)
     revoked = revoke_everything(directory, open_store(directory).database, name, passphrase_file)
     if not revoked.was_enrolled:
-        raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"no node {name!r} was enrolled, and no certificate was issued to it{mend}")
+        raise Refused(Code.NODE_UNKNOWN, f"no node {name!r} was enrolled, and no certificate was issued to it{mend}")
     if pid_file is not None:
         signal_broker(pid_file)
     show_one(

@@ -249,8 +249,8 @@ def _unknown(node: str, marks: NodeMarks) -> Refused:
     if marks.is_forgotten:
         return Refused(Code.NODE_FORGOTTEN, f"node {node!r} was forgotten; `fleetcast nodes replace {node}` lets a device in by this name")
     if marks.expected_until is not None:
-        return Refused(Code.RECEIPT_UNKNOWN_NODE, f"node {node!r} waits for new hardware until {moment(marks.expected_until)}")
-    return Refused(Code.RECEIPT_UNKNOWN_NODE, f"node {node!r} has never reported; `fleetcast nodes` lists the nodes that have")
+        return Refused(Code.NODE_UNKNOWN, f"node {node!r} waits for new hardware until {moment(marks.expected_until)}")
+    return Refused(Code.NODE_UNKNOWN, f"node {node!r} has never reported; `fleetcast nodes` lists the nodes that have")
 
 
 @nodes.command()
@@ -325,7 +325,7 @@ def replace(node: str, fingerprint: str | None, hours: int, directory: Path, as_
     lives = DeviceLives(store.database)
     if store.node(node) is None and lives.life(node) is None:
         raise Refused(
-            Code.RECEIPT_UNKNOWN_NODE, f"node {node!r} has never reported, so that there is nothing to replace: just start the device"
+            Code.NODE_UNKNOWN, f"node {node!r} has never reported, so that there is nothing to replace: just start the device"
         )
     until = int(time.time()) + hours * 3600
     lives.expect(node, fingerprint=digest, expires_at=until)

@@ -166,7 +166,7 @@ class SettingsKeeper:
             if self._is_forgotten(wish.node):
                 raise Refused(Code.NODE_FORGOTTEN, f"node {wish.node!r} was forgotten; `fleetcast nodes replace {wish.node}` lets it in")
             if wish.node not in self._nodes and self._enrolments.node(wish.node) is None:
-                raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"node {wish.node!r} has never reported and was never enrolled")
+                raise Refused(Code.NODE_UNKNOWN, f"node {wish.node!r} has never reported and was never enrolled")
             self._read(wish.node)
             serial = self._held[wish.node].document.serial if wish.node in self._held else 0
             if wish.if_serial not in {None, serial}:
