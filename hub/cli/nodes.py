@@ -324,9 +324,7 @@ def replace(node: str, fingerprint: str | None, hours: int, directory: Path, as_
         return
     lives = DeviceLives(store.database)
     if store.node(node) is None and lives.life(node) is None:
-        raise Refused(
-            Code.NODE_UNKNOWN, f"node {node!r} has never reported, so that there is nothing to replace: just start the device"
-        )
+        raise Refused(Code.NODE_UNKNOWN, f"node {node!r} has never reported, so that there is nothing to replace: just start the device")
     until = int(time.time()) + hours * 3600
     lives.expect(node, fingerprint=digest, expires_at=until)
     lets_in = "the device with this key alone" if digest is not None else "the first device that comes in this name, whichever that is"

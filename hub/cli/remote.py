@@ -21,6 +21,7 @@ COMMANDS = frozenset(
         "deploy remove",
         "deploy set",
         "drift",
+        "drift explain",
         "history",
         "models",
         "nodes",

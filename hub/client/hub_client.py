@@ -133,6 +133,10 @@ class HubClient:
         """List what is tested for drift, lasting alarms first."""
         return list(self.rows("/drift", {"model": model, "cohort": cohort}, pages=False))
 
+    def explain_drift(self, wish: Mapping[str, Any]) -> Row:
+        """Show the counts of a stream beside its reference; the fields are those of `ExplainDrift` in the API's description."""
+        return _row(self.connection.request("POST", "/drift/explanation", body=wish, is_repeatable=True))
+
     def alerts(self) -> Iterator[Row]:
         """List the alerts, the newest first."""
         return self.rows("/alerts")

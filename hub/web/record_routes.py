@@ -7,10 +7,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.routing import APIRoute
 
+from hub.database.drift_queries import Findings
 from hub.operations.drift_rows import drift_of
+from hub.operations.drift_story import Question, story_of, story_row
 from hub.operations.events import event_row
 from hub.operations.opened_fleet import check_model
+from hub.service.rollouts.release_lookup import Releases
 from hub.web import documents
+from hub.web.drift_documents import DriftExplained, ExplainDrift
 from hub.web.pages import cursor_of, ended, key_of
 from hub.web.parameters import Cursor, Fleet, Limit, ModelFilter
 
@@ -28,6 +32,14 @@ def router(route_class: type[APIRoute]) -> APIRouter:
             check_model(fleet.repository, model)
         rows = drift_of(fleet, model, cohort)
         return {"items": rows, "total": len(rows)}
+
+    @api.post("/drift/explanation", response_model=DriftExplained, tags=["drift"])
+    def explanation(fleet: Fleet, wish: ExplainDrift) -> Any:
+        """Show the counts of a stream beside its reference, signal by signal. Nothing is changed."""
+        check_model(fleet.repository, wish.model)
+        question = Question(wish.model, wish.version or "", wish.cohort, tuple(wish.signals), wish.at)
+        findings, releases = Findings(fleet.store.database), Releases(fleet.repository, fleet.blocks)
+        return story_row(story_of(findings, releases, question, cohort_nodes_min=fleet.settings.cohort_nodes_min))
 
     @api.get("/alerts", response_model=documents.Page[documents.AlertShown], tags=["alerts"])
     def alerts(fleet: Fleet, limit: Limit = 50, cursor: Cursor = None) -> Any:

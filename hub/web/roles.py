@@ -54,6 +54,7 @@ ROUTES: Final[dict[tuple[str, str], Right]] = {
     ("POST", "/publications/{publication}/release"): "publisher",
     ("POST", "/plan"): "viewer",
     ("GET", "/drift"): "viewer",
+    ("POST", "/drift/explanation"): "viewer",
     ("GET", "/alerts"): "viewer",
     ("GET", "/events"): "viewer",
     ("GET", "/events/stream"): "viewer",
