@@ -28,6 +28,7 @@ COMMANDS = frozenset(
         "nodes forget",
         "nodes label",
         "nodes list",
+        "nodes replace",
         "nodes set",
         "nodes settings",
         "plan",

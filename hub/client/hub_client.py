@@ -210,6 +210,11 @@ class HubClient:
         """Forget a node that is gone for good."""
         return _row(self.connection.request("DELETE", f"/nodes/{_part(node)}", is_repeatable=True))
 
+    def replace_node(self, node: str, *, fingerprint: bytes | None = None, hours: int = 24) -> Row:
+        """Let new hardware in by a node's name. It is not repeated: each answer may have a token of its own."""
+        wish = {"hours": hours, **({"fingerprint": fingerprint.hex()} if fingerprint is not None else {})}
+        return _row(self.connection.request("POST", f"/nodes/{_part(node)}/replacement", body=wish))
+
     def wait_for(self, operation: Operation, seconds: float, *, monotonic: Callable[[], float] = time.monotonic) -> Operation:
         """Return an operation once the hub has obeyed, or as it is when the time is over.
 

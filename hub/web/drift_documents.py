@@ -8,6 +8,8 @@ from hub.web.documents import Asked, Shown
 from schemas import limits
 from schemas.names import Cohort, ModelName, Version
 
+SignalNamed = Annotated[str, Field(max_length=limits.TEXT_MAX)]
+ANY = "Signals to show. Without any: those of the alarm, or the likeliest."
 Unit = Literal["sd", "share"]
 Direction = Literal["higher", "lower", "shape"]
 
@@ -18,10 +20,7 @@ class ExplainDrift(Asked):
     model: ModelName
     version: Version | None = None
     cohort: Annotated[Cohort, Field(max_length=64)] | None = None
-    signals: Annotated[
-        list[Annotated[str, Field(max_length=limits.TEXT_MAX)]],
-        Field(max_length=limits.SIGNALS_MAX, description="Without any: those of the alarm, or the likeliest."),
-    ] = []
+    signals: Annotated[list[SignalNamed], Field(max_length=limits.SIGNALS_MAX, description=ANY)] = Field(default_factory=list)
     at: Annotated[int, Field(ge=0, le=2**40, description="Seconds since 1970: show the interval of this moment.")] | None = None
 
 

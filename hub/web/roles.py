@@ -40,6 +40,7 @@ ROUTES: Final[dict[tuple[str, str], Right]] = {
     ("GET", "/nodes"): "viewer",
     ("GET", "/nodes/{node}"): "viewer",
     ("DELETE", "/nodes/{node}"): "admin",
+    ("POST", "/nodes/{node}/replacement"): "admin",
     ("GET", "/nodes/{node}/settings"): "viewer",
     ("PATCH", "/nodes/{node}/settings"): "operator",
     ("POST", "/node-settings"): "operator",
