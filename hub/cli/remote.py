@@ -17,9 +17,12 @@ WAIT_SECONDS = 30.0
 # Commands that a hub does over its API. All others work on the fleet's folder, with its keys and its database.
 COMMANDS = frozenset(
     {
+        "apply",
+        "blueprint",
         "deploy list",
         "deploy remove",
         "deploy set",
+        "diff",
         "drift",
         "drift explain",
         "history",
@@ -42,6 +45,10 @@ COMMANDS = frozenset(
         "rollout set",
         "rollout start",
         "rollout status",
+        "status",
+        "tokens list",
+        "tokens make",
+        "tokens revoke",
         "watch",
     }
 )

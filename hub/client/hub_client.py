@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self
 from urllib.parse import quote
 
-from hub.client.connection import CODES, Answer, Connection
+from hub.client.connection import CODES, YAML, Answer, Connection
 from hub.client.events import Event, follow
 from hub.client.place import HubPlace
 from schemas.errors import Code, FleetcastError, Refused, Unreachable
@@ -228,6 +228,69 @@ class HubClient:
             found = self.operation(operation.id)
         return _obeyed(found)
 
+    # Tokens
+
+    def tokens(self) -> Iterator[Row]:
+        """List the tokens, the newest first, without what would let anybody use them."""
+        return self.rows("/tokens", pages=False)
+
+    def make_token(self, name: str, role: str, *, days: int) -> Row:
+        """Make a token, and return it: it is shown in this answer only. The request is not repeated."""
+        return _row(self.connection.request("POST", "/tokens", body={"name": name, "role": role, "days": days}))
+
+    def revoke_token(self, token: str) -> Row:
+        """Revoke a token by its id."""
+        return _row(self.connection.request("DELETE", f"/tokens/{_part(token)}", is_repeatable=True))
+
+    # Blueprints
+
+    def blueprint(self) -> Row:
+        """Say which blueprint is in force, and whether the fleet is as it says."""
+        return self._row("/blueprint")
+
+    def blueprint_text(self, revision: int | None = None) -> str:
+        """Return a blueprint of what is now, or a revision as it was applied."""
+        return str(self._row(f"/blueprint/revisions/{revision}" if revision is not None else "/blueprint/present")["blueprint"])
+
+    def blueprint_revisions(self) -> Iterator[Row]:
+        """List the blueprints that were applied, the newest first."""
+        return self.rows("/blueprint/revisions")
+
+    def blueprint_diff(self, text: bytes | None = None, *, revision: int | None = None, name: str | None = None, **insisted: bool) -> Row:
+        """Say what applying a blueprint would change; the one in force, where none is given."""
+        query = {"revision": revision, "name": name, **_true(insisted)}
+        return _row(self.connection.request("POST", "/blueprint/diff", query=query, raw=text, raw_kind=YAML, is_repeatable=True))
+
+    def apply_blueprint(
+        self,
+        text: bytes | None = None,
+        *,
+        revision: int | None = None,
+        name: str | None = None,
+        seen: str | None = None,
+        report: Callable[[Row], None] = lambda done: None,
+        **insisted: bool,
+    ) -> Row:
+        """Apply a blueprint, and return how it ended; `report` is called with each change that was made.
+
+        Raises:
+            Refused: something speaks against it; what came before is done.
+            Unreachable: the hub does not answer. To apply again goes on where it was.
+        """
+        query = {"revision": revision, "name": name, "seen": seen, "wait": 1, **_true(insisted)}
+        found, shown = _row(self.connection.request("POST", "/blueprint/applications", query=query, raw=text, raw_kind=YAML)), 0
+        while True:
+            for one in found["done"][shown:]:
+                report(one)
+            shown = len(found["done"])
+            if found["state"] == "refused":
+                code = str(found["code"])
+                raise Unreachable(str(found["text"])) if code == "hub.failed" else refusal(code, str(found["text"]))
+            if found["state"] != "applying":
+                return found
+            time.sleep(LOOK_SECONDS)
+            found = self._row(f"/blueprint/applications/{_part(str(found['id']))}")
+
     # Publishing what was signed here
 
     def plan(self, wish: Mapping[str, Any]) -> Row:
@@ -333,6 +396,10 @@ def _part(name: str) -> str:
     if name in {"", ".", ".."}:
         raise Refused(Code.NAME_INVALID, f"{name!r} is no name")
     return quote(name, safe="")
+
+
+def _true(options: Mapping[str, bool]) -> dict[str, str]:
+    return {name: "true" for name, is_given in options.items() if is_given}
 
 
 def _rollout(model: str, deployment: str) -> str:

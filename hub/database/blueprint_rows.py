@@ -58,9 +58,10 @@ class Blueprints:
         found = self._rows(select(*_COLUMNS).where(tables.blueprints.c.revision == revision))
         return found[0] if found else None
 
-    def page(self, limit: int) -> list[BlueprintRow]:
-        """Return revisions, the newest first."""
-        return self._rows(select(*_COLUMNS).order_by(tables.blueprints.c.revision.desc()).limit(limit))
+    def page(self, limit: int, *, before: int | None = None) -> list[BlueprintRow]:
+        """Return revisions, the newest first; those before one, where it is given."""
+        query = select(*_COLUMNS).order_by(tables.blueprints.c.revision.desc()).limit(limit)
+        return self._rows(query if before is None else query.where(tables.blueprints.c.revision < before))
 
     def with_text(self, text: str) -> BlueprintRow | None:
         """Return the newest revision that has this very text."""

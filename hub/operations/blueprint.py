@@ -300,6 +300,7 @@ def as_row(fleet: OpenedFleet, found: Plan) -> dict[str, Any]:
         ],
         "bytes": found.bytes,
         "notes": [*found.notes, *([found.stale] if found.stale else [])],
+        "stale": found.stale or None,
     }
 
 

@@ -16,6 +16,7 @@ from hub.operations import api_tokens
 from hub.operations.publications import Publications
 from hub.operations.snapshot import Snapshots
 from hub.web import (
+    blueprint_routes,
     deployment_routes,
     fleet_routes,
     model_routes,
@@ -88,6 +89,7 @@ def api(door: Door, snapshots: Snapshots | None = None) -> FastAPI:
         record_routes.router(route_class),
         operations.router(route_class),
         plan_routes.router(route_class),
+        blueprint_routes.router(route_class),
         publication_routes.router(route_class, Publications(door.fleet.directory)),
         _own(app, door, route_class),
     )

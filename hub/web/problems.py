@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from fleetcast.error_help import MEANINGS
+from hub.core.blueprint.reading import InvalidBlueprint
 from schemas.errors import Code, Refused, Unreachable
 from schemas.limits import TEXT_MAX
 
@@ -140,7 +141,10 @@ def _field(option: re.Match[str]) -> str:
 
 
 def of_refused(refused: Refused) -> Response:
-    """Return the answer to what was refused."""
+    """Return the answer to what was refused; it names each mistake of a blueprint."""
+    if isinstance(refused, InvalidBlueprint):
+        errors = [FieldProblem(where=where[:TEXT_MAX], reason=reason[:TEXT_MAX]) for where, reason in refused.places[:ERRORS_MAX]]
+        return answer(refused.code, refused.reason, errors=errors)
     return answer(refused.code, refused.reason)
 
 
