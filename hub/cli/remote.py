@@ -27,6 +27,7 @@ COMMANDS = frozenset(
         "drift explain",
         "history",
         "models",
+        "models remove",
         "nodes",
         "nodes forget",
         "nodes label",
@@ -37,6 +38,7 @@ COMMANDS = frozenset(
         "plan",
         "publish",
         "releases",
+        "releases remove",
         "rollout approve",
         "rollout back",
         "rollout halt",
@@ -88,7 +90,7 @@ def check_command(context: click.Context) -> None:
     Raises:
         click.UsageError: it works on the fleet's folder.
     """
-    path = context.command_path.split(" ", 1)[-1]
+    path = " ".join(word for word in context.command_path.split(" ")[1:] if not word.startswith("["))  # Without a group's argument.
     if META in context.find_root().meta and path not in COMMANDS:
         raise _folder_only(path)
 

@@ -342,6 +342,15 @@ class HubClient:
             raise Unreachable("the hub has not stored the whole release in time; publish again, and it goes on")
         return found
 
+    def removal(self, model: str, version: str | None = None) -> Row:
+        """Say what removing a release would do, or a model with all its releases."""
+        return self._row(_removal(model, version))
+
+    def remove(self, model: str, version: str | None, role: bytes, *, force: bool = False) -> Row:
+        """Remove it by a role that was signed here."""
+        query = {"force": "true"} if force else {}
+        return _row(self.connection.request("POST", _removal(model, version), query=query, raw=role))
+
     # How
 
     def rows(self, path: str, query: Mapping[str, object] | None = None, *, pages: bool = True) -> Iterator[Row]:
@@ -396,6 +405,10 @@ def _part(name: str) -> str:
     if name in {"", ".", ".."}:
         raise Refused(Code.NAME_INVALID, f"{name!r} is no name")
     return quote(name, safe="")
+
+
+def _removal(model: str, version: str | None) -> str:
+    return f"/models/{_part(model)}/removal" if version is None else f"/models/{_part(model)}/releases/{_part(version)}/removal"
 
 
 def _true(options: Mapping[str, bool]) -> dict[str, str]:

@@ -26,6 +26,7 @@ from hub.web import (
     problems,
     publication_routes,
     record_routes,
+    removal_routes,
     rollout_routes,
     token_routes,
 )
@@ -90,6 +91,7 @@ def api(door: Door, snapshots: Snapshots | None = None) -> FastAPI:
         operations.router(route_class),
         plan_routes.router(route_class),
         blueprint_routes.router(route_class),
+        removal_routes.router(route_class),
         publication_routes.router(route_class, Publications(door.fleet.directory)),
         _own(app, door, route_class),
     )

@@ -288,3 +288,26 @@ def test_an_apply_over_the_api_makes_the_changes_that_were_seen_or_none(doors: D
         assert (done["state"], done["changes"], len(told)) == ("applied", 1, 1)
         with pytest.raises(Refused, match="nothing is known of an apply"):
             hub.connection.request("GET", "/blueprint/applications/0000000000000000")
+
+
+def test_releases_and_models_are_removed_over_the_api_by_those_who_hold_the_keys(unused: Asked, tmp_path: Path) -> None:
+    with served(copied(unused, tmp_path / "made")) as asked:
+        token = tmp_path / "token"
+        token.write_text(asked.tokens["admin"])
+        doors, keys = Doors(asked.made, str(asked.client.base_url), token), asked.made.fleet / "keys"
+        team, targets = ("--team-key", str(keys / "team.pem")), ("--targets-key", str(keys / "targets.pem"))
+        keyless = doors.there("releases", "remove", "m@1.0.0", "--yes")
+        unasked = doors.there("releases", "remove", "m@1.0.0", *team)
+        wrong = doors.there("releases", "remove", "m@1.0.0", "--yes", "--team-key", str(keys / "targets.pem"))
+        done = doors.there("releases", "remove", "m@1.0.0", "--yes", "--json", *team)
+        again = doors.there("releases", "remove", "m@1.0.0", "--yes", "--json", *team)  # As after one that was cut off.
+        model = doors.there("models", "remove", "m", "--yes", "--json", *targets)
+
+        assert (keyless.returncode, unasked.returncode, wrong.returncode) == (Exit.USAGE, Exit.REFUSED, Exit.KEY), wrong.stderr
+        assert "Remove m@1.0.0 for good?" in unasked.stderr
+        assert (done.returncode, again.returncode, model.returncode) == (0, 0, 0), (done.stderr, again.stderr, model.stderr)
+        assert json.loads(done.stdout)["freed_bytes"] == 0  # The other release has the same content.
+        assert json.loads(again.stdout)["freed_bytes"] == 0
+        assert (json.loads(model.stdout)["releases"], json.loads(model.stdout)["freed_bytes"] > 0) == (2, True)
+        assert json.loads(doors.here("models", "--json").stdout) == []
+        assert json.loads(doors.here("history", "--limit", "1", "--json").stdout)[0]["actor"] == "token:admin"
