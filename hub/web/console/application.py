@@ -178,7 +178,8 @@ async def _question(
 
     def made() -> str:
         values = own.frame(view, asking.section, csrf=forms.token_of(cookie, request.url.path))
-        asked = {"asking": asking, "stale": stale, "action": view.address, "given": given or {}}
+        filled = [name for name, value in (given or {}).items() if value]
+        asked = {"asking": asking, "stale": stale, "action": view.address, "given": given or {}, "filled": filled}
         return rendering.page(asking.template, {**values, **asking.values, **asked})
 
     return _html(await run_in_threadpool(made), status)

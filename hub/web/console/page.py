@@ -102,6 +102,12 @@ class Asking:
     values: Mapping[str, Any] = field(default_factory=dict)  # What a template of its own shows besides.
     figure: str = ""  # What its counts are, in words: shown beside the new ones where it has changed meanwhile.
 
+    @property
+    def groups(self) -> Mapping[str, Sequence["Input"]]:
+        """Return the fields that are closed at first, by their heading."""
+        names = dict.fromkeys(one.group for one in self.fields if one.group)
+        return {name: [one for one in self.fields if one.group == name] for name in names}
+
 
 @dataclass(frozen=True, slots=True)
 class Input:
@@ -114,6 +120,7 @@ class Input:
     is_required: bool = True
     kind: Literal["text", "check"] = "text"  # A box that is ticked sends "yes".
     hint: str = ""
+    group: str = ""  # Heading of the part of the form that is closed at first; empty where it is always open.
 
 
 @dataclass(frozen=True, slots=True)
