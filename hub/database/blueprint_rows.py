@@ -119,8 +119,12 @@ class Blueprints:
         """Keep how it ended, with a sentence for the fleet's history."""
         now, actor = self._database.now(), self._database.actor
         values = {"state": state, "done": done, "reason": reason, "finished_at": now}
-        body = json.dumps({"revision": revision, "state": state, "changes": done})
         with self._database.write() as db:
+            table = tables.blueprints.c
+            earlier = db.execute(select(table.revision).where(table.revision < revision).order_by(table.revision.desc()).limit(1)).scalar()
+            before = {"revision": earlier} if earlier is not None else None
+            after = {"revision": revision, "state": state, "changes": done}
+            body = json.dumps({**after, "before": before, "after": after})
             db.execute(update(tables.blueprints).where(tables.blueprints.c.revision == revision).values(values))
             db.execute(insert(tables.events).values(at=now, kind="blueprint", text=text, body=body, actor=actor))
 

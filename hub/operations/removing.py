@@ -13,7 +13,7 @@ from schemas import codec
 from schemas.deployments import Deployment
 from schemas.errors import Code, Refused
 from schemas.manifest import Manifest
-from schemas.names import sha256
+from schemas.names import sha256, version_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,9 @@ def remove(fleet: OpenedFleet, asked: Removal, *, sign: Callable[[], None]) -> i
 
 
 def _body(asked: Removal) -> dict[str, Any]:
-    return {"model": asked.model, **({"version": asked.version} if asked.version is not None else {})}
+    versions = sorted((one.version for one in asked.leaving.values()), key=version_key)
+    named = {"version": asked.version} if asked.version is not None else {}
+    return {"model": asked.model, **named, "before": {"releases": versions}, "after": None}
 
 
 def _own(leaving: Sequence[Manifest], staying: Mapping[bytes, Manifest], store: BlockStore) -> Payloads:

@@ -17,6 +17,7 @@ from hub.operations.publications import Publications
 from hub.operations.snapshot import Snapshots
 from hub.web import (
     blueprint_routes,
+    byte_routes,
     deployment_routes,
     fleet_routes,
     model_routes,
@@ -88,6 +89,7 @@ def api(door: Door, snapshots: Snapshots | None = None) -> FastAPI:
         rollout_routes.router(route_class, snapshots),
         node_routes.router(route_class, snapshots),
         record_routes.router(route_class),
+        byte_routes.router(route_class, snapshots),
         operations.router(route_class),
         plan_routes.router(route_class),
         blueprint_routes.router(route_class),

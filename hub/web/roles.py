@@ -67,6 +67,7 @@ ROUTES: Final[dict[tuple[str, str], Right]] = {
     ("GET", "/blueprint/applications/{application}"): "operator",
     ("GET", "/drift"): "viewer",
     ("POST", "/drift/explanation"): "viewer",
+    ("GET", "/bytes"): "viewer",
     ("GET", "/alerts"): "viewer",
     ("GET", "/events"): "viewer",
     ("GET", "/events/stream"): "viewer",

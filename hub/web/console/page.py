@@ -17,6 +17,7 @@ from markupsafe import Markup
 from starlette.requests import Request
 
 from hub.operations.console_sessions import Session
+from hub.operations.csv_exports import Table
 from hub.operations.opened_fleet import OpenedFleet
 from hub.operations.snapshot import Snapshot
 from hub.web.console.shared import Shared
@@ -80,6 +81,7 @@ class Page:
     query: frozenset[str] = frozenset()
     right: Right = "viewer"
     doing: str = "Looking at this"
+    table: Callable[[View], Table] | None = None  # What the same address with `.csv` behind its path has, by the same parameters.
 
 
 @dataclass(frozen=True, slots=True)

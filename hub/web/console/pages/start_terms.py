@@ -82,7 +82,9 @@ def inputs(parameters: Parameters) -> Sequence[Input]:
     hint = f"Such as {DEADLINE_FORMS}; what has not moved by then is moved no more"
     found.append(Input("deadline", "Deadline", "", MOMENT_CHARACTERS_MAX, is_required=False, hint=hint, group=BYTES))
     hint = "yes or no, for nodes without a delta's parent; empty: by the node's own policy"
-    found.append(Input("full", "Fetch the whole where a delta does not fit", "", 3, is_required=False, hint=hint, group=BYTES))
+    found.append(
+        Input("full", "Fetch the whole where a delta does not fit", "", NUMBER_CHARACTERS_MAX, is_required=False, hint=hint, group=BYTES)
+    )
     found += [Input(name, label, is_required=False, kind="check", group=group) for name, group, label in CHECKS]
     found += [
         Input(f"{SET}{one.name}", one.name, "", limits.TEXT_MAX, is_required=False, hint=_allowed(one), group=PARAMETERS)
