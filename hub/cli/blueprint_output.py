@@ -141,10 +141,14 @@ def show_plan(found: Mapping[str, Any], *, err: bool) -> None:
         unfit = f"; {counted(group['unfit'], 'node')} cannot take it" if group["unfit"] else ""
         fetches = f"{'fetches' if has_one else 'fetch'} {group['bytes']} bytes"
         click.echo(plain(f"{group['model']}: {goes}, and {fetches}{unfit}"), err=err)
+    for sentence in found["terms"][:CHANGES_SHOWN]:
+        click.echo(plain(f"  terms of {sentence}"), err=err)
     for note in found["notes"]:
         click.echo(plain(f"note: {note}"), err=True)
     if changes:
         nodes = sum(group["nodes"] for group in moved)
         click.echo(f"{counted(len(changes), 'change')}, {counted(nodes, 'node')} moved, {found['bytes']} bytes to fetch.", err=err)
+    elif found["terms"]:
+        click.echo("There is nothing to change: the terms above count later.", err=err)
     else:
         click.echo("There is no difference.", err=err)

@@ -55,6 +55,9 @@ class BlueprintDiff(Shown):
     moved: Annotated[list[dict[str, Any]], Field(description="Nodes that get another release: model, from, to, nodes, bytes, unfit.")]
     bytes: int
     notes: list[str]
+    terms: Annotated[
+        list[str], Field(description="Terms that differ from those on which a rollout began; they count from the next one on.")
+    ]
     stale: Annotated[str | None, Field(description="The blueprint was made from an older revision than the one in force.")]
     seen: Annotated[str, Field(description="Names these changes: an apply with it makes these, or none.")]
 

@@ -65,6 +65,7 @@ class Written:
     text: str
     blueprint: Blueprint
     tree: Tree
+    revision: int | None = None  # Where it was not written now, but is one that was applied: somebody goes back to it.
 
     def mistake(self, path: Path, reason: str, *, key: bool = False) -> Mistake:
         """Return a mistake at a part of it."""

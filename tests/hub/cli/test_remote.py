@@ -286,6 +286,10 @@ def test_an_apply_over_the_api_makes_the_changes_that_were_seen_or_none(doors: D
         told: list[str] = []
         done = hub.apply_blueprint(text, seen=row["seen"], report=lambda one: told.append(one["text"]))
         assert (done["state"], done["changes"], len(told)) == ("applied", 1, 1)
+        back = doors.here("apply", "--revision", str(done["revision"] - 1), "--auto-approve")  # Its text is based on one before.
+        again = doors.there("apply", "--revision", str(done["revision"]), "--auto-approve", "--json")
+        assert (back.returncode, again.returncode) == (0, 0), back.stderr + again.stderr
+        assert f"revision {done['revision']} again" in doors.there("history", "--blueprint").stdout
         with pytest.raises(Refused, match="nothing is known of an apply"):
             hub.connection.request("GET", "/blueprint/applications/0000000000000000")
 
