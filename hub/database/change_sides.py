@@ -7,7 +7,7 @@ from typing import Any
 from schemas.names import sha256
 
 Side = Mapping[str, Any] | None
-KEY_CHARACTERS = 16  # Of the digest of a key: enough to tell two apart.
+KEY_CHARACTERS = 16  # Digits of a digest that tell two keys apart.
 
 
 def iso(at: int) -> str:
