@@ -35,6 +35,7 @@ from schemas.errors import Code, Refused, Unreachable
 log = structlog.get_logger()
 
 REASON_CHARACTERS_MAX: Final = 500
+LOADED_ANEW: Final = "x-fleetcast-look"  # Of a page that its script loads again by itself: nobody has looked, and a session ends in time.
 NOT_OF_A_TABLE: Final = frozenset({"cursor", "limit", "more"})  # A table is whole.
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -137,7 +138,7 @@ def _check_query(request: Request, known: frozenset[str]) -> None:
 
 def _page(own: Console, page: Page) -> Handler:
     async def handle(request: Request) -> Response:
-        session = await own.session(request)
+        session = await own.session(request, looks=LOADED_ANEW not in request.headers)
         if not may(session.role, page.right):
             return await _wrong(own, request, no_right(page.doing, page.right, session), session)
         _check_query(request, page.query)
