@@ -26,6 +26,7 @@ COMMANDS = frozenset(
         "drift",
         "drift explain",
         "history",
+        "ledger",
         "models",
         "models remove",
         "nodes",

@@ -90,6 +90,10 @@ class HubClient:
         """Describe a release."""
         return self._row(f"/models/{_part(model)}/releases/{_part(version)}")
 
+    def release_bytes(self, model: str, version: str) -> Iterator[Row]:
+        """List what a release has cost each node in bytes."""
+        return self.rows(f"/models/{_part(model)}/releases/{_part(version)}/bytes")
+
     def deployments(self, model: str) -> list[Row]:
         """List the deployments of a model, in the order in which they decide."""
         return list(self.rows(f"/models/{_part(model)}/deployments", pages=False))

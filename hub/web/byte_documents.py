@@ -21,3 +21,16 @@ class DayShown(Shown):
     by: str
     is_cut: bool
     items: list[BytesShown]
+
+
+class NodeBytes(Shown):
+    """Say what a release has cost one node."""
+
+    node: str
+    state: str
+    code: str
+    planned: int
+    received: int
+    reused: int
+    missing: int
+    wasted: int

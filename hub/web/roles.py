@@ -46,6 +46,7 @@ ROUTES: Final[dict[tuple[str, str], Right]] = {
     ("POST", "/node-settings"): "operator",
     ("POST", "/node-settings/effect"): "viewer",
     ("GET", "/models/{model}/publishing"): "publisher",
+    ("GET", "/models/{model}/releases/{version}/bytes"): "viewer",
     ("GET", "/models/{model}/releases/{version}/manifest"): "viewer",
     ("GET", "/models/{model}/releases/{version}/removal"): "viewer",
     ("POST", "/models/{model}/releases/{version}/removal"): "publisher",

@@ -107,6 +107,8 @@ def doors(unused: Asked, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
         "diff",
         "diff --revision 7",
         "blueprint --revision 7",
+        "ledger m@1.0.0",
+        "ledger m@9.9.9",
         "tokens list",
         "tokens revoke nobody",
         "tokens make admin --role viewer",
