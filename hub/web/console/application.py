@@ -35,7 +35,7 @@ from schemas.errors import Code, Refused, Unreachable
 log = structlog.get_logger()
 
 REASON_CHARACTERS_MAX: Final = 500
-LOADED_ANEW: Final = "x-fleetcast-look"  # Of a page that its script loads again by itself: nobody has looked, and a session ends in time.
+LOADED_ANEW: Final = "x-fleetcast-look"  # A header of pages that a script loads anew: nobody has looked, and the session ends in time.
 NOT_OF_A_TABLE: Final = frozenset({"cursor", "limit", "more"})  # A table is whole.
 Handler = Callable[[Request], Awaitable[Response]]
 
