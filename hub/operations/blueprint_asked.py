@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+import structlog
+
 from hub.core.blueprint.reading import Written
 from hub.database.blueprint_rows import Blueprints
 from hub.operations import blueprint_apply
@@ -16,6 +18,8 @@ from hub.operations.blueprint import Options, Plan, of_revision
 from hub.operations.blueprint_apply import Done
 from hub.operations.opened_fleet import OpenedFleet
 from schemas.errors import Code, FleetcastError, Refused
+
+log = structlog.get_logger()
 
 KEPT_MAX: Final = 64  # Applies of which it is known how they ended.
 
@@ -100,17 +104,14 @@ class Applications:
 
 
 def _run(found: Application, fleet: OpenedFleet, approved: Plan, options: Options) -> None:
-    code = ""
     try:
         applied = blueprint_apply.apply(fleet, approved, options, report=found.done.append)
         found.revision, found.changes, found.state = applied.revision, applied.changes, "applied"
     except FleetcastError as error:
-        code = str(error.code) if isinstance(error, Refused) else "hub.failed"
-        found.code, found.text = code, error.reason if isinstance(error, Refused) else str(error)
-    except Exception as error:
-        found.code, found.text = "hub.failed", f"that is a bug in fleetcast ({type(error).__name__}); the hub's log has more"
-        raise
+        found.code = str(error.code) if isinstance(error, Refused) else "hub.failed"
+        found.text, found.state = error.reason if isinstance(error, Refused) else str(error), "refused"
+    except Exception:
+        log.exception("blueprint.apply_crashed")
+        found.code, found.text, found.state = "hub.failed", "that is a bug in fleetcast; details are in the hub's log", "refused"
     finally:
-        if found.state == "applying":
-            found.state = "refused"
         found.ended.set()
