@@ -340,4 +340,8 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "a node that was forgotten still speaks",
         "stop that device; or admit it again with `fleetcast nodes replace`",
     ),
+    Code.NODE_UNKNOWN: (
+        "no node of this name has reported to the hub, or was enrolled",
+        "compare the name with `fleetcast nodes`; a new device is listed when it has reported",
+    ),
 }

@@ -132,6 +132,7 @@ class Code(StrEnum):
     LEADER_CLOCK = "leader.clock"
     CLOCK_STEPPED = "clock.stepped"
     NODE_FORGOTTEN = "node.forgotten"
+    NODE_UNKNOWN = "node.unknown"
 
 
 class FleetcastError(Exception):

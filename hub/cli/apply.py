@@ -2,22 +2,19 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from fleetcast.cli.terminal_text import plain
 from fleetcast.counted import counted
-from hub.cli.blueprint_output import planned, show_plan, written
+from hub.cli.blueprint_output import difference, show_plan
 from hub.cli.diff import insist_options
 from hub.cli.errors import Ended, Exit
-from hub.cli.options import changes_fleet, dir_option, hub_runs, json_option, opened
-from schemas.errors import Code, Refused, Unreachable
-
-if TYPE_CHECKING:
-    from hub.operations.blueprint import Plan
-    from hub.operations.blueprint_apply import Done
+from hub.cli.options import changes_fleet, dir_option, json_option
+from schemas.errors import Code, Refused
 
 
 def _insisting(command: Any) -> Any:
@@ -49,47 +46,40 @@ def apply(file: Path | None, revision: int | None, auto_approve: bool, directory
       fleetcast apply fleet.yaml --auto-approve --actor ci
       fleetcast apply --revision 3
     """
-    from hub.operations.blueprint import Options, as_row, of_revision  # noqa: PLC0415  # with SQLAlchemy, which --help does without
-    from hub.operations.blueprint_apply import apply as apply_it  # noqa: PLC0415
-
     if (file is None) == (revision is None):
         raise click.UsageError("give a file, such as fleet.yaml, or --revision N")
-    asked = written(file) if file is not None else None
-    fleet = opened(directory)
-    found = planned(fleet, asked if asked is not None else of_revision(fleet, revision or 0), **insisted)
-    row = as_row(fleet, found) if as_json else {}
-    show_plan(fleet, found, err=True)
-    if not _is_approved(found, auto_approve):
+    row, found = difference(directory, file=file, revision=revision, **insisted)
+    show_plan(row, err=True)
+    if not _is_approved(row, auto_approve):
         if as_json:
             click.echo(json.dumps({**row, "state": "not applied", "revision": None}, indent=2))
         click.echo("Nothing was changed: give --auto-approve to change it without being asked.", err=True)
         raise Ended(Exit.USAGE, "there is a difference", printed=True)
-    if found.planned and not hub_runs(directory):
-        raise Unreachable(f"no hub runs for {directory}: start `fleetcast hub`, which makes the changes, and apply again")
-    done = apply_it(fleet, found, Options(**insisted), report=_report)
-    fleet.store.close()
+    applied, changes = found.apply(_report)
+    found.close()
     if as_json:
-        click.echo(json.dumps({**row, "state": "applied", "revision": done.revision}, indent=2))
+        click.echo(json.dumps({**row, "state": "applied", "revision": applied}, indent=2))
     else:
-        click.echo(f"Revision {done.revision} is in force; {counted(done.changes, 'change')} made.")
+        click.echo(f"Revision {applied} is in force; {counted(changes, 'change')} made.")
 
 
-def _is_approved(found: "Plan", auto_approve: bool) -> bool:
+def _is_approved(found: Mapping[str, Any], auto_approve: bool) -> bool:
     """Return whether to go on.
 
     Raises:
         Refused: nobody looks, and the file was made from an older revision than the one in force.
     """
-    if found.stale and auto_approve:
-        reason = f"{found.stale}. Write the file anew from `fleetcast blueprint`, or set its `based_on` once you have looked"
+    if found["stale"] and auto_approve:
+        reason = f"{found['stale']}. Write the file anew from `fleetcast blueprint`, or set its `based_on` once you have looked"
         raise Refused(Code.REQUEST_STALE, reason)
-    if not found.planned or auto_approve:
+    changes = len(found["changes"])
+    if not changes or auto_approve:
         return True
     if not sys.stdin.isatty():
         return False
-    click.confirm(f"Make {'this change' if len(found.planned) == 1 else f'these {len(found.planned)} changes'}?", abort=True, err=True)
+    click.confirm(f"Make {'this change' if changes == 1 else f'these {changes} changes'}?", abort=True, err=True)
     return True
 
 
-def _report(done: "Done") -> None:
-    click.echo(plain(f"{done.number} of {done.of}: {done.text}"), err=True)
+def _report(number: int, of: int, text: str) -> None:
+    click.echo(plain(f"{number} of {of}: {text}"), err=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from hub.cli.options import dir_option, opened
+from hub.cli.remote import remote
 
 
 @click.command()
@@ -28,6 +29,9 @@ def blueprint(revision: int | None, wants_schema: bool, directory: Path) -> None
         from hub.core.blueprint.document import json_schema  # noqa: PLC0415
 
         click.echo(json.dumps(json_schema(), indent=2))
+        return
+    if (hub := remote()) is not None:
+        click.echo(hub.blueprint_text(revision), nl=False)
         return
     from hub.database.blueprint_rows import Blueprints  # noqa: PLC0415  # with SQLAlchemy, which --help does without
     from hub.operations.blueprint import exported  # noqa: PLC0415

@@ -21,10 +21,8 @@ from hub.signing import certificate_issuer
 from hub.signing.certificate_issuer import ISSUER_KEY, LIST_NAME, write_list
 from hub.signing.keys import create_key, create_tls_key, load_p256
 from hub.signing.metadata_files import write
-from hub.signing.tuf_repository import Repository
-from schemas.enrolment import pin_of
 from schemas.errors import Code, Refused
-from schemas.names import check_name, sha256
+from schemas.names import check_name
 
 ROOT_KEY = Path("keys") / "ca.pem"
 HUB_TLS = {"tls_ca": "ca.crt", "tls_certificate": "tls/hub.crt", "tls_key": "tls/hub.key"}
@@ -240,16 +238,6 @@ def renew_issuer(directory: Path, passphrase_file: Path | None, as_json: bool) -
     if (directory / LIST_NAME).exists():  # it holds as long as the issuer's certificate
         write_list(directory, authority, Enrolments(open_store(directory).database), now=datetime.now(UTC))
     show_one({"issuer": str(directory / x.ISSUER_NAME), "expires": authority.expires.isoformat()}, as_json=as_json)
-
-
-def token_pin(directory: Path) -> bytes:
-    """Return the pin that a token carries: the authority and the trust root that a device accepts.
-
-    Raises:
-        Refused: the fleet has no authority.
-    """
-    certificate_issuer.check_authority(directory)
-    return pin_of(x.public_der(x.load_certificate(directory / x.ROOT_NAME)), sha256(Repository(directory / "trust").root()))
 
 
 def _issue_client(stem: Path, name: str, authority: x.Authority, enrolments: Enrolments) -> Path:

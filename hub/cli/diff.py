@@ -5,10 +5,9 @@ from pathlib import Path
 
 import click
 
-from hub.cli.blueprint_output import planned, show_plan, written
+from hub.cli.blueprint_output import difference, show_plan
 from hub.cli.errors import Ended, Exit
-from hub.cli.options import dir_option, json_option, opened
-from schemas.errors import Code, Refused
+from hub.cli.options import dir_option, json_option
 
 insist_options = (
     click.option("--breaking", is_flag=True, help="Go on even if programs would not work with the release that nodes get."),
@@ -36,24 +35,13 @@ def diff(file: Path | None, revision: int | None, directory: Path, as_json: bool
       fleetcast diff
       fleetcast diff --revision 3 --json
     """
-    from hub.database.blueprint_rows import Blueprints  # noqa: PLC0415  # with SQLAlchemy, which --help does without
-    from hub.operations.blueprint import as_row, of_revision  # noqa: PLC0415
-
     if file is not None and revision is not None:
         raise click.UsageError("give a file or --revision, not both")
-    asked = written(file) if file is not None else None
-    fleet = opened(directory)
-    if asked is None:
-        newest = Blueprints(fleet.store.database).newest()
-        if revision is None and newest is None:
-            reason = "no blueprint was applied to this fleet yet: give a file; `fleetcast blueprint > fleet.yaml` writes one of what is now"
-            raise Refused(Code.BLUEPRINT_INVALID, reason)
-        asked = of_revision(fleet, revision or (newest.revision if newest is not None else 0))
-    found = planned(fleet, asked)
+    found, opener = difference(directory, file=file, revision=revision)
     if as_json:
-        click.echo(json.dumps(as_row(fleet, found), indent=2))
+        click.echo(json.dumps(found, indent=2))
     else:
-        show_plan(fleet, found, err=False)
-    fleet.store.close()
-    if found.planned:
+        show_plan(found, err=False)
+    opener.close()
+    if found["changes"]:
         raise Ended(Exit.USAGE, "there is a difference", printed=True)

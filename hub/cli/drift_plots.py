@@ -2,12 +2,14 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fleetcast import durable
 from hub.cli.errors import Ended, Exit
 from hub.core.drift.compare import Comparison, in_words
-from hub.operations.drift_story import Explained, Story
+
+if TYPE_CHECKING:
+    from hub.cli.drift_explain import Shown, Signal
 
 REFERENCE, COUNTED, ALARM = "#b8b8b8", "#1b6ca8", "#c8553d"
 INCHES_WIDE, INCHES_A_SIGNAL = 10.0, 2.9
@@ -27,7 +29,7 @@ def check_installed() -> None:
         raise Ended(Exit.USAGE, "--png and --svg need matplotlib, which is not installed: pip install matplotlib") from None
 
 
-def draw(story: Story, path: Path, kind: str) -> None:
+def draw(story: "Shown", path: Path, kind: str) -> None:
     """Draw every signal of a story, reference against counted on the left, over time on the right; the file is whole or not there."""
     import matplotlib as mpl  # noqa: PLC0415
 
@@ -70,7 +72,7 @@ def _histogram(axes: Any, comparison: Comparison, *, legend: bool) -> None:
         axes.legend(fontsize=7, frameon=False)
 
 
-def _over_time(axes: Any, one: Explained) -> None:
+def _over_time(axes: Any, one: "Signal") -> None:
     moments = [datetime.fromtimestamp(start, UTC) for start, _, _ in one.moved]
     scale = 1 if one.unit == "sd" else 100
     values = [scale * value for _, value, _ in one.moved]

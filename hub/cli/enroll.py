@@ -2,7 +2,6 @@
 
 import os
 import re
-import secrets
 import signal
 import time
 from collections.abc import Sequence
@@ -13,19 +12,18 @@ from typing import Any, NamedTuple
 import click
 
 from fleetcast.cli.list_choice import list_options
-from hub.cli.ca import open_authority, token_pin
+from hub.cli.ca import open_authority
 from hub.cli.errors import Ended, Exit
 from hub.cli.key_values import read_pairs
-from hub.cli.options import changes_fleet, dir_option, json_option, node_marks, open_store, passphrase_option, show, show_one
+from hub.cli.options import changes_fleet, dir_option, json_option, node_marks, open_store, opened, passphrase_option, show, show_one
 from hub.database.connection import Database
-from hub.database.enrolments import EnrolmentRow, Enrolments, Place
+from hub.database.enrolments import EnrolmentRow, Enrolments
 from hub.database.rows import NodeMarks
-from hub.settings import load
+from hub.operations.replacing import make_tokens, unanswered
 from hub.signing.certificate_issuer import LIST_NAME, write_list
-from schemas.enrolment import SECRET_BYTES, Token
 from schemas.errors import Code, Refused
 from schemas.limits import LABELS_MAX
-from schemas.names import RESERVED_NODES, check_name
+from schemas.names import check_name
 
 COUNT_MAX = 10_000  # tokens made by one command
 EXPIRES_DAYS_MAX = 90  # A token lies around on paper, in mails and in shell histories.
@@ -77,53 +75,16 @@ def token(
         --cohort nyc --expires 7d --json
     """
     names = [node] if count is None else [f"{node}-{number:0{len(str(count))}d}" for number in range(1, count + 1)]
-    rows = _make_tokens(directory, names, cohort=cohort, labels=_labels(labels), seconds=_seconds(expires), replace=replace)
+    fleet = opened(directory)
+    if not replace:
+        _check_free(Enrolments(fleet.store.database), [check_name("node", name) for name in names])
+    rows = make_tokens(fleet, names, cohort=cohort, labels=_labels(labels), seconds=_seconds(expires))
+    for sentence in unanswered(fleet):
+        click.echo(f"warning: {sentence}", err=True)
     if count is None:
         show_one(rows[0], as_json=as_json)
     else:
         show(rows, ["node", "expires", "token"], as_json=as_json, empty="")
-
-
-def print_token(directory: Path, node: str, seconds: int, *, as_json: bool) -> None:
-    """Print a token for new hardware in a node's place, with the node's labels and cohort.
-
-    Raises:
-        Refused: the fleet has no authority.
-    """
-    row = Enrolments(open_store(directory).database).node(node)
-    cohort, labels = (row.place.cohort, dict(row.place.labels)) if row is not None else ("", {})
-    show_one(_make_tokens(directory, [node], cohort=cohort, labels=labels, seconds=seconds, replace=True)[0], as_json=as_json)
-
-
-def _make_tokens(
-    directory: Path, names: Sequence[str], *, cohort: str, labels: dict[str, str], seconds: int, replace: bool
-) -> list[dict[str, Any]]:
-    settings, pin = load(directory), token_pin(directory)
-    for name in names:
-        if check_name("node", name) in RESERVED_NODES:
-            raise Refused(Code.NAME_INVALID, f"node id {name!r} is reserved for {name} itself")
-    if cohort:
-        check_name("cohort", cohort)
-    enrolments = Enrolments(open_store(directory).database)
-    if not replace:
-        _check_free(enrolments, names)
-    made = [(name, Token(pin, secrets.token_bytes(SECRET_BYTES))) for name in names]
-    ends = int(time.time()) + seconds
-    enrolments.add_tokens([(one.digest, Place(name, cohort, labels)) for name, one in made], expires_at=ends)
-    hub = settings.enrolment_url or "https://HUB:8443"
-    if not settings.enrolment_listen:
-        click.echo(
-            "warning: fleet.toml has no enrolment_listen, so no hub will answer the device: set it and start the hub again", err=True
-        )
-    return [
-        {
-            "node": name,
-            "token": str(one),
-            "expires": datetime.fromtimestamp(ends, UTC).isoformat(),
-            "command": f"fleetcast-node enroll --hub {hub} --token {one}",
-        }
-        for name, one in made
-    ]
 
 
 def _check_free(enrolments: Enrolments, names: Sequence[str]) -> None:
@@ -204,7 +165,7 @@ def revoke_enrolled(
     check_name("node", name)
     revoked = revoke_everything(directory, open_store(directory).database, name, passphrase_file)
     if not revoked.was_enrolled:
-        raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"no node {name!r} was enrolled, and no certificate was issued to it{mend}")
+        raise Refused(Code.NODE_UNKNOWN, f"no node {name!r} was enrolled, and no certificate was issued to it{mend}")
     if pid_file is not None:
         signal_broker(pid_file)
     show_one(

@@ -94,7 +94,7 @@ def _for(
     row = next((row for row in open_store(directory).nodes() if row.node == node), None)
     state = codec.decode(State, row.state) if row is not None else None
     if state is None or state.profile is None:
-        raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"node {node!r} has never reported its blocks; omit --node to export the full release")
+        raise Refused(Code.NODE_UNKNOWN, f"node {node!r} has never reported its blocks; omit --node to export the full release")
     return [variant or choose(manifest, state.profile).name], holdings.releases_of(state)
 
 

@@ -1,5 +1,6 @@
 """`fleetcast history`: changes of the fleet with their actors, the newest first."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -43,23 +44,32 @@ def history(model: str | None, node: str | None, since: int | None, limit: int, 
     """
     if (hub := remote()) is not None:
         if of_blueprint:
-            raise click.UsageError("revisions of the blueprint are in the fleet's folder: run it on the hub's machine without --hub")
+            _check_alone(model, node, since)
+            _show_revisions(list(islice(hub.blueprint_revisions(), limit)), as_json=as_json)
+            return
         seen = islice(hub.audit(model=model, node=node, since=since), limit)
         asked = [{**row, "at": iso(int(datetime.fromisoformat(row["at"]).timestamp()))} for row in seen]
         show(asked, ["at", "actor", "kind", "what"], as_json=as_json, empty="Nothing was changed.")
         return
     if of_blueprint:
-        if model is not None or node is not None or since is not None:
-            raise click.UsageError("--blueprint lists revisions: leave --model, --node and --since out")
+        _check_alone(model, node, since)
         from hub.operations.blueprint import revision_rows  # noqa: PLC0415  # with SQLAlchemy, which --help does without
 
-        revisions = revision_rows(opened(directory), limit)
-        columns = ["revision", "at", "actor", "state", "changes", "what"]
-        show(revisions, columns, as_json=as_json, empty="No blueprint was applied.")
+        _show_revisions(revision_rows(opened(directory), limit), as_json=as_json)
         return
     found = open_store(directory).changes(since=since, limit=READ_MAX)
     rows = [_row(one) for one in found if (model is None or one.body.get("model") == model) and (node is None or node in _nodes(one))]
     show(choice().arranged(rows)[:limit], ["at", "actor", "kind", "what"], as_json=as_json, empty="Nothing was changed.")
+
+
+def _check_alone(*chosen: object) -> None:
+    if any(one is not None for one in chosen):
+        raise click.UsageError("--blueprint lists revisions: leave --model, --node and --since out")
+
+
+def _show_revisions(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    columns = ["revision", "at", "actor", "state", "changes", "what"]
+    show(rows, columns, as_json=as_json, empty="No blueprint was applied.")
 
 
 def _nodes(event: EventRow) -> tuple[Any, ...]:

@@ -116,7 +116,7 @@ def _sign(path: Path, key_file: Path, own_root: Path | None, passphrases: Passph
         )
     for line in (*offer.changes(), f"compare: {offer.digest()}"):
         click.echo(line, err=True)
-    confirm(f"Sign this change of fleet {offer.fleet}?", yes=yes, folder=path)
+    confirm(f"Sign this change of fleet {offer.fleet}?", yes=yes, where=f"fleet {path}")
     signer = load_signer(key_file, passphrases.of(key_file.name.partition(".")[0]))
     roles = offer.sign(signer)
     key_offers.write(path, offer)

@@ -1,8 +1,8 @@
 """`fleetcast models`: the models of the fleet, and how to remove one."""
 
-from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import click
@@ -10,33 +10,25 @@ import click
 from fleetcast import interrupts
 from fleetcast.cli.list_choice import list_options
 from fleetcast.cli.listing_group import ListingGroup
-from fleetcast.counted import counted, verb
 from hub.cli.options import (
-    check_model,
+    changes_fleet,
     dir_option,
     hub_runs,
     json_option,
-    open_store,
     opened,
     passphrase,
     passphrase_option,
     show,
     show_one,
 )
-from hub.cli.releases import of_group
+from hub.cli.releases import REMOVED, of_group
 from hub.cli.remote import remote
-from hub.cli.removal import confirm, own_payloads, yes_option
-from hub.operations.release_rows import manifests, model_rows, nodes_serving, present_deployments
-from hub.publish.blocks import open_blocks
-from hub.publish.release_blocks import free
-from hub.settings import load
+from hub.cli.removal import confirm, over_the_api, yes_option
+from hub.operations import removing
+from hub.operations.release_rows import model_rows
 from hub.signing.keys import load_signer
 from hub.signing.tuf_repository import Repository
-from schemas import codec
-from schemas.deployments import Deployment
-from schemas.errors import Code, Refused
-from schemas.manifest import Manifest
-from schemas.names import sha256
+from schemas.errors import Refused
 
 
 @click.group(cls=ListingGroup)
@@ -64,12 +56,27 @@ def models(ctx: click.Context, directory: Path, as_json: bool) -> None:
 @models.command()
 @click.argument("model")
 @click.option("--force", is_flag=True, help="Remove it even if it has a rollout. Nodes stop serving it.")
+@click.option(
+    "--targets-key",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The fleet's targets key. The default is that in the fleet's folder; with --hub it must be given.",
+)
 @yes_option
+@changes_fleet
 @dir_option
 @passphrase_option
 @json_option
 @click.pass_context
-def remove(ctx: click.Context, model: str, force: bool, yes: bool, directory: Path, passphrase_file: Path | None, as_json: bool) -> None:
+def remove(
+    ctx: click.Context,
+    model: str,
+    force: bool,
+    targets_key: Path | None,
+    yes: bool,
+    directory: Path,
+    passphrase_file: Path | None,
+    as_json: bool,
+) -> None:
     """Remove a model for good, with all its releases.
 
     The targets key takes the model from its team. Nodes that learn of it stop serving the model and free their disk. What was heard of
@@ -81,47 +88,30 @@ def remove(ctx: click.Context, model: str, force: bool, yes: bool, directory: Pa
       fleetcast models remove delay --force --yes --json
     """
     directory = of_group(ctx, directory)
-    store, repository, blocks = open_store(directory), Repository(directory / "trust"), open_blocks(directory, load(directory))
-    is_left = model in repository.removed_models()  # An earlier removal was cut off after it was signed.
-    if not is_left:
-        check_model(repository, model)
-    documents = [repository.kept_manifest(*name) for name in repository.removed() if name[0] == model]
-    gone = {sha256(one): codec.decode(Manifest, one) for one in documents}
-    leaving = {**gone, **{digest: one for digest, one in manifests(repository).items() if one.model == model}}
-    serving = sum(nodes_serving(store)[digest] for digest in leaving)
-    if not force and not is_left:
-        _check_not_rolled_out(present_deployments(repository, model), model, serving)
-    stop = f" {counted(serving, 'node')} {verb(serving, 'serve')} it, and will stop." if serving else ""
-    confirm(f"Remove model {model} and all its releases for good?{stop}", yes=yes or is_left, folder=directory)
-    secret = b"" if is_left else passphrase(passphrase_file)  # asked for before others have to wait
-    with blocks.removing(), interrupts.held():
-        own = own_payloads(list(leaving.values()), {key: one for key, one in manifests(repository).items() if one.model != model}, blocks)
-        if not is_left:
-            _undelegate(repository, directory, model, secret)
-        freed = free(blocks, own)
-    store.add_event("release", f"model {model} was removed", {"model": model})
-    store.close()
-    row = {"model": model, "releases": len(leaving), "freed_bytes": freed, "nodes_serving": serving, "announced": hub_runs(directory)}
-    show_one(row, as_json=as_json)
+    if (hub := remote()) is not None:
+        if targets_key is None:
+            raise click.UsageError("the fleet's targets key signs the removal of a model, here and not at the hub: --targets-key names it")
+        done = over_the_api(hub, model, None, force=force, yes=yes, key=targets_key, secret=partial(passphrase, passphrase_file))
+        show_one({"model": model, "releases": done["releases"], **{name: done[name] for name in REMOVED}}, as_json=as_json)
+        return
+    fleet = opened(directory)
+    asked = removing.of_model(fleet, model)
+    asked.check(force=force)
+    confirm(asked.question, yes=yes or asked.is_left, where=f"fleet {directory}")
+    secret = b"" if asked.is_left else passphrase(passphrase_file)  # asked for before others have to wait
+    with interrupts.held():
+        key = targets_key or directory / "keys" / "targets.pem"
+        freed = removing.remove(fleet, asked, sign=lambda: _undelegate(fleet.repository, directory, key, model, secret))
+    fleet.store.close()
+    found = {"freed_bytes": freed, "nodes_serving": asked.nodes_serving, "announced": hub_runs(directory)}
+    show_one({"model": model, "releases": len(asked.leaving), **found}, as_json=as_json)
 
 
-def _undelegate(repository: Repository, directory: Path, model: str, secret: bytes) -> None:
+def _undelegate(repository: Repository, directory: Path, key: Path, model: str, secret: bytes) -> None:
     """Take the model from its team, and its rollout out of the rollouts role; a hub whose online keys are elsewhere does the second."""
-    now, targets, rollouts = datetime.now(UTC), load_signer(directory / "keys" / "targets.pem", secret), None
+    now, targets, rollouts = datetime.now(UTC), load_signer(key, secret), None
     with suppress(Refused):
         rollouts = load_signer(directory / "online" / "rollouts.pem", secret)
     repository.undelegate(model, targets=targets, now=now)
     if rollouts is not None:
         repository.drop_rollouts(rollouts=rollouts, now=now)
-
-
-def _check_not_rolled_out(deployments: Sequence[Deployment], model: str, serving: int) -> None:
-    """Check that nodes are not meant to serve a model.
-
-    Raises:
-        Refused: RELEASE_NEEDED, with what would stop.
-    """
-    if deployments:
-        named = " and ".join(f"{one.release.version} ({one.state})" for one in deployments)
-        reason = f"model {model} has a rollout of {named}, and {counted(serving, 'node')} {verb(serving, 'serve')} it"
-        raise Refused(Code.RELEASE_NEEDED, f"{reason}: with --force it is removed, and they stop serving it")

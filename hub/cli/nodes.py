@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -39,7 +38,7 @@ from hub.operations.node_rows import moment, node_row
 from schemas import codec
 from schemas.errors import Code, Refused
 from schemas.limits import MIB
-from schemas.names import RESERVED_NODES, check_name
+from schemas.names import check_name
 from schemas.state import Finding, State
 
 if TYPE_CHECKING:
@@ -51,6 +50,9 @@ LEDGER = ("planned", "received", "reused", "wasted")
 NODE_COMMANDS = ("list", "forget", "replace")
 PAGE = 100  # Nodes of one table.
 ONLY_REMOTE = frozenset({"state", "code", "sentence", "deployments"})  # What the API says of a node besides.
+HOURS_MAX = 720
+BY_TOKEN = ("node", "token", "expires", "command")  # What is shown of new hardware that comes with a token,
+BY_KEY = ("node", "lets_in", "fingerprint", "until", "old_key")  # or by its key.
 WAIT_HOURS = 24  # how long new hardware is waited for
 
 
@@ -249,8 +251,8 @@ def _unknown(node: str, marks: NodeMarks) -> Refused:
     if marks.is_forgotten:
         return Refused(Code.NODE_FORGOTTEN, f"node {node!r} was forgotten; `fleetcast nodes replace {node}` lets a device in by this name")
     if marks.expected_until is not None:
-        return Refused(Code.RECEIPT_UNKNOWN_NODE, f"node {node!r} waits for new hardware until {moment(marks.expected_until)}")
-    return Refused(Code.RECEIPT_UNKNOWN_NODE, f"node {node!r} has never reported; `fleetcast nodes` lists the nodes that have")
+        return Refused(Code.NODE_UNKNOWN, f"node {node!r} waits for new hardware until {moment(marks.expected_until)}")
+    return Refused(Code.NODE_UNKNOWN, f"node {node!r} has never reported; `fleetcast nodes` lists the nodes that have")
 
 
 @nodes.command()
@@ -290,7 +292,9 @@ def forget(node: str, directory: Path, passphrase_file: Path | None, as_json: bo
 @nodes.command()
 @click.argument("node")
 @click.option("--fingerprint", default=None, metavar="HEX", help="Let in only the device whose key has this SHA-256 digest.")
-@click.option("--hours", type=click.IntRange(1, 720), default=WAIT_HOURS, show_default=True, help="Time in which the new device must come.")
+@click.option(
+    "--hours", type=click.IntRange(1, HOURS_MAX), default=WAIT_HOURS, show_default=True, help="Time in which the new device must come."
+)
 @changes_fleet
 @dir_option
 @json_option
@@ -307,31 +311,27 @@ def replace(node: str, fingerprint: str | None, hours: int, directory: Path, as_
       fleetcast nodes replace gateway-17
       fleetcast nodes replace gateway-17 --fingerprint 5f0c...e1 --hours 2
     """
-    from hub.cli.enroll import print_token  # noqa: PLC0415  # with SQLAlchemy, which the list does without
-    from hub.database.device_lives import DeviceLives  # noqa: PLC0415
-    from hub.database.enrolments import Enrolments  # noqa: PLC0415
-    from hub.settings import load  # noqa: PLC0415
-
-    check_name("node", node)
-    if node in RESERVED_NODES:
-        raise Refused(Code.NAME_INVALID, f"node id {node!r} is reserved for {node} itself")
     digest = _fingerprint(fingerprint)
-    fleet, store = load(directory), open_store(directory)
-    if fleet.enrolment == "required" or Enrolments(store.database).node(node) is not None:
-        if digest is not None:
-            raise click.UsageError("devices of this fleet enrol: the token says which device is let in; omit --fingerprint")
-        print_token(directory, node, hours * 3600, as_json=as_json)
-        return
-    lives = DeviceLives(store.database)
-    if store.node(node) is None and lives.life(node) is None:
-        raise Refused(
-            Code.RECEIPT_UNKNOWN_NODE, f"node {node!r} has never reported, so that there is nothing to replace: just start the device"
-        )
-    until = int(time.time()) + hours * 3600
-    lives.expect(node, fingerprint=digest, expires_at=until)
-    lets_in = "the device with this key alone" if digest is not None else "the first device that comes in this name, whichever that is"
-    shown = digest.hex() if digest is not None else None
-    show_one({"node": node, "lets_in": lets_in, "fingerprint": shown, "until": moment(until), "old_key": "out"}, as_json=as_json)
+    try:
+        row, warnings = _replaced(directory, check_name("node", node), digest, hours)
+    except Refused as refused:
+        if digest is not None and refused.code == Code.SETTINGS_INVALID:
+            raise click.UsageError(refused.reason) from None
+        raise
+    for sentence in warnings:
+        click.echo(f"warning: {plain(sentence)}", err=True)
+    show_one(row, as_json=as_json)
+
+
+def _replaced(directory: Path, node: str, fingerprint: bytes | None, hours: int) -> tuple[dict[str, Any], Sequence[str]]:
+    if (hub := remote()) is not None:
+        answer = hub.replace_node(node, fingerprint=fingerprint, hours=hours)
+        return {name: answer[name] for name in (BY_TOKEN if answer["token"] is not None else BY_KEY)}, answer["warnings"]
+    from hub.operations import replacing  # noqa: PLC0415  # with SQLAlchemy, which the list does without
+
+    fleet = opened(directory)
+    row = replacing.replace(fleet, node, fingerprint=fingerprint, hours=hours)
+    return row, replacing.unanswered(fleet) if "token" in row else []
 
 
 def _fingerprint(text: str | None) -> bytes | None:

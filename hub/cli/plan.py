@@ -11,19 +11,14 @@ import click
 from fleetcast.cli.list_choice import choice, list_options
 from fleetcast.cli.terminal_text import plain
 from hub.cli.key_values import read_pairs
-from hub.cli.options import check_model, dir_option, json_option, open_store, opened, show, split
+from hub.cli.options import dir_option, json_option, opened, show, split
 from hub.cli.remote import remote
 from hub.cli.time_arguments import DEADLINE, parsed_option
 from hub.core.rollouts import commands
 from hub.core.rollouts.terms import check_times
-from hub.database.rows import ReceiptRow
 from hub.operations import planning
 from hub.operations.planning import RATES_BIT_S
-from hub.signing.tuf_repository import Repository
-from schemas import codec
-from schemas.names import sha256
-from schemas.receipt import Receipt, SealedReceipt
-from schemas.state import State
+from hub.operations.release_bytes import COUNTED, release_bytes
 from schemas.windows import parse_windows
 
 
@@ -139,50 +134,19 @@ def ledger(release: str, directory: Path, as_json: bool) -> None:
       fleetcast ledger delay@1.2.0 --json
     """
     model, version = split(release)
-    repository = Repository(directory / "trust")
-    check_model(repository, model)
-    digest = sha256(repository.manifest(model, version))
-    store = open_store(directory)
-    rows = {row.node: _of_receipt(row) for row in store.receipts_of_release(digest) if row.outcome != "refused"}
-    for node in store.nodes():
-        for slot in codec.decode(State, node.state).slots:
-            if slot.target == digest and slot.bytes_planned:
-                rows[node.node] = _ledger_row(
-                    node.node, slot.state, slot.code, slot.bytes_planned, slot.bytes_received, slot.bytes_reused, slot.bytes_wasted
-                )
-    found = [rows[name] for name in sorted(rows)]
-    counted = ("planned", "received", "reused", "missing", "wasted")
-    sums = {"node": "all", "state": "", "code": "", **{what: sum(row[what] for row in found) for what in counted}}
-    columns = ["node", "state", "code", *counted]
+    if (hub := remote()) is not None:
+        found = [{name: row[name] for name in ("node", "state", "code", *COUNTED)} for row in hub.release_bytes(model, version)]
+    else:
+        found = release_bytes(opened(directory), model, version)
+    sums = {"node": "all", "state": "", "code": "", **{what: sum(row[what] for row in found) for what in COUNTED}}
+    columns = ["node", "state", "code", *COUNTED]
     found = choice().arranged(found)
     if as_json:
-        click.echo(json.dumps({"release": release, "nodes": found, "sum": {what: sums[what] for what in counted}}, indent=2))
+        click.echo(json.dumps({"release": release, "nodes": found, "sum": {what: sums[what] for what in COUNTED}}, indent=2))
         return
     show(found, columns, as_json=False, empty=f"No node has begun to fetch {release}.")
     if found:
-        click.echo(", ".join(f"{what} {sums[what]}" for what in counted) + " bytes in all.")
-
-
-def _of_receipt(row: ReceiptRow) -> dict[str, Any]:
-    evidence = codec.decode(Receipt, codec.decode(SealedReceipt, row.sealed).body).evidence
-    if evidence is None:
-        return _ledger_row(row.node, row.outcome, row.code, 0, 0, 0, 0)
-    counts = (evidence.bytes_planned, evidence.bytes_received, evidence.bytes_reused, evidence.bytes_wasted)
-    return _ledger_row(row.node, row.outcome, row.code, *counts)
-
-
-def _ledger_row(node: str, state: str, code: str, planned: int, received: int, reused: int, wasted: int) -> dict[str, Any]:
-    missing = planned - received - reused
-    return {
-        "node": node,
-        "state": state,
-        "code": code,
-        "planned": planned,
-        "received": received,
-        "reused": reused,
-        "missing": missing,
-        "wasted": wasted,
-    }
+        click.echo(", ".join(f"{what} {sums[what]}" for what in COUNTED) + " bytes in all.")
 
 
 def _rates(said: tuple[str, ...]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """`fleetcast releases`: what has been published, how many nodes serve it, and what can be removed."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import click
@@ -9,7 +9,6 @@ import click
 from fleetcast import interrupts
 from fleetcast.cli.list_choice import list_options
 from fleetcast.cli.listing_group import ListingGroup
-from fleetcast.counted import counted, verb
 from hub.cli.options import (
     changes_fleet,
     check_model,
@@ -25,20 +24,19 @@ from hub.cli.options import (
     split,
 )
 from hub.cli.remote import remote
-from hub.cli.removal import confirm, own_payloads, yes_option
-from hub.operations.release_rows import manifests, needed_as, nodes_serving, present_deployments, release_rows
-from hub.publish.blocks import open_blocks
-from hub.publish.release_blocks import free
-from hub.settings import load
+from hub.cli.removal import confirm, over_the_api, yes_option
+from hub.operations import removing
+from hub.operations.release_rows import release_rows
 from hub.signing.keys import load_signer, public_pem
 from hub.signing.metadata_files import write
 from hub.signing.model_signature import sign_files
 from hub.signing.tuf_repository import Repository
 from schemas import codec
-from schemas.deployments import Deployment
 from schemas.errors import Code, Refused
 from schemas.manifest import Manifest
-from schemas.names import sha256, version_key
+from schemas.names import version_key
+
+REMOVED = ("freed_bytes", "nodes_serving", "announced")  # What is shown of a removal.
 
 
 @click.group(cls=ListingGroup)
@@ -78,12 +76,27 @@ def releases(ctx: click.Context, model: str | None, directory: Path, as_json: bo
 @releases.command()
 @click.argument("release", metavar="MODEL@VERSION")
 @click.option("--force", is_flag=True, help="Remove it even if the model's rollout names it.")
+@click.option(
+    "--team-key",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Key of the model's team. The default is that in the fleet's folder; with --hub it must be given.",
+)
 @yes_option
+@changes_fleet
 @dir_option
 @passphrase_option
 @json_option
 @click.pass_context
-def remove(ctx: click.Context, release: str, force: bool, yes: bool, directory: Path, passphrase_file: Path | None, as_json: bool) -> None:
+def remove(
+    ctx: click.Context,
+    release: str,
+    force: bool,
+    team_key: Path | None,
+    yes: bool,
+    directory: Path,
+    passphrase_file: Path | None,
+    as_json: bool,
+) -> None:
     """Remove a release for good, and free the blocks that only it needs.
 
     Its version cannot be published again. A node that serves the release keeps it until a rollout moves the node. What was heard of the
@@ -96,31 +109,29 @@ def remove(ctx: click.Context, release: str, force: bool, yes: bool, directory: 
     """
     directory = of_group(ctx, directory)
     model, version = split(release)
-    store, repository, blocks = open_store(directory), Repository(directory / "trust"), open_blocks(directory, load(directory))
-    check_model(repository, model)
-    is_left = (model, version) in repository.removed()  # An earlier removal was cut off after it was signed.
-    document = repository.kept_manifest(model, version) if is_left else repository.manifest(model, version)
-    digest = sha256(document)
-    if not force:
-        _check_not_needed(present_deployments(repository, model), model, version, digest)
-    serving = nodes_serving(store)[digest]
-    kept = (
-        f" {counted(serving, 'node')} {verb(serving, 'serve')} it, until a rollout moves {'it' if serving == 1 else 'them'}."
-        if serving
-        else ""
+    if (hub := remote()) is not None:
+        if team_key is None:
+            raise click.UsageError("the team signs a removal, here and not at the hub: --team-key names its key")
+        secret = partial(passphrase, passphrase_file)
+        done = over_the_api(hub, model, version, force=force, yes=yes, key=team_key, secret=secret)
+        show_one({"release": release, **{name: done[name] for name in REMOVED}}, as_json=as_json)
+        return
+    fleet = opened(directory)
+    asked = removing.of_release(fleet, model, version)
+    asked.check(force=force)
+    confirm(asked.question, yes=yes or asked.is_left, where=f"fleet {directory}")
+    phrase = b"" if asked.is_left else passphrase(passphrase_file)  # asked for before others have to wait
+
+    def sign() -> None:
+        team = load_signer(team_key or directory / "keys" / "team.pem", phrase)
+        fleet.repository.remove_release(model, version, team=team, now=datetime.now(UTC))
+
+    with interrupts.held():
+        freed = removing.remove(fleet, asked, sign=sign)
+    fleet.store.close()
+    show_one(
+        {"release": release, "freed_bytes": freed, "nodes_serving": asked.nodes_serving, "announced": hub_runs(directory)}, as_json=as_json
     )
-    confirm(f"Remove {release} for good?{kept}", yes=yes or is_left, folder=directory)
-    secret = b"" if is_left else passphrase(passphrase_file)  # asked for before others have to wait
-    with blocks.removing(), interrupts.held():
-        staying = {key: one for key, one in manifests(repository).items() if key != digest}
-        own = own_payloads([codec.decode(Manifest, document)], staying, blocks)
-        if not is_left:
-            team = load_signer(directory / "keys" / "team.pem", secret)
-            repository.remove_release(model, version, team=team, now=datetime.now(UTC))
-        freed = free(blocks, own)
-    store.add_event("release", f"{release} was removed", {"model": model, "version": version})
-    store.close()
-    show_one({"release": release, "freed_bytes": freed, "nodes_serving": serving, "announced": hub_runs(directory)}, as_json=as_json)
 
 
 @releases.command("export-signature")
@@ -184,24 +195,3 @@ def of_group(ctx: click.Context, directory: Path) -> Path:
     """Return the fleet's folder: `--dir` of the command, or else that of its group."""
     said = ctx.get_parameter_source("directory")
     return directory if said is click.core.ParameterSource.COMMANDLINE or ctx.obj is None else ctx.obj
-
-
-def _check_not_needed(deployments: Sequence[Deployment], model: str, version: str, digest: bytes) -> None:
-    """Check that no node may be sent to this release.
-
-    Raises:
-        Refused: RELEASE_NEEDED, with what the rollout names it as, and the mend.
-    """
-    found = needed_as(deployments).get(digest)
-    if found is None:
-        return
-    what, named_by = found
-    if what == "fallback":
-        reason = f"nodes go back to it if the rollout of {named_by.release.version} is taken back"
-        mend = "let that one be done, and start a rollout of another release to all nodes"
-    elif named_by.state == "done":
-        reason = "nodes serve it by the model's rollout"
-        mend = "roll out another release to all nodes, and then a second one, for until then nodes may go back to this one"
-    else:
-        reason, mend = f"the model's rollout, which is {named_by.state}, is of this release", "start a rollout of another release"
-    raise Refused(Code.RELEASE_NEEDED, f"{model}@{version} is needed: {reason}. First {mend}; or add --force")

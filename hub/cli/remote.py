@@ -17,21 +17,29 @@ WAIT_SECONDS = 30.0
 # Commands that a hub does over its API. All others work on the fleet's folder, with its keys and its database.
 COMMANDS = frozenset(
     {
+        "apply",
+        "blueprint",
         "deploy list",
         "deploy remove",
         "deploy set",
+        "diff",
         "drift",
+        "drift explain",
         "history",
+        "ledger",
         "models",
+        "models remove",
         "nodes",
         "nodes forget",
         "nodes label",
         "nodes list",
+        "nodes replace",
         "nodes set",
         "nodes settings",
         "plan",
         "publish",
         "releases",
+        "releases remove",
         "rollout approve",
         "rollout back",
         "rollout halt",
@@ -40,6 +48,10 @@ COMMANDS = frozenset(
         "rollout set",
         "rollout start",
         "rollout status",
+        "status",
+        "tokens list",
+        "tokens make",
+        "tokens revoke",
         "watch",
     }
 )
@@ -79,7 +91,7 @@ def check_command(context: click.Context) -> None:
     Raises:
         click.UsageError: it works on the fleet's folder.
     """
-    path = context.command_path.split(" ", 1)[-1]
+    path = " ".join(word for word in context.command_path.split(" ")[1:] if not word.startswith("["))  # Without a group's argument.
     if META in context.find_root().meta and path not in COMMANDS:
         raise _folder_only(path)
 

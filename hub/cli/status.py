@@ -3,12 +3,19 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fleetcast.cli.terminal_text import plain
 from fleetcast.counted import counted
 from hub.cli.options import dir_option, hub_runs, json_option, opened
+from hub.cli.remote import remote
+
+if TYPE_CHECKING:
+    from hub.client.hub_client import HubClient
+
+ROLLOUT = ("model", "deployment", "version", "state", "percent", "reason")
 
 
 @click.command()
@@ -26,36 +33,51 @@ def status(directory: Path, as_json: bool) -> None:
       fleetcast status
       fleetcast status --json
     """
-    from hub.operations.blueprint import drift_of  # noqa: PLC0415  # with SQLAlchemy, which --help does without
+    found = _over_the_api(hub) if (hub := remote()) is not None else _in_folder(directory)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    lines = [f"fleet {found['fleet']}: {'a hub runs here' if found['hub_runs'] else 'no hub runs here'}"]
+    several = ", ".join(f"{count} {name}" for name, count in Counter(found["classes"]).most_common())
+    lines.append(f"{counted(found['nodes'], 'node')}{': ' + several if several else ''}")
+    for row in found["rollouts"]:
+        lines.append(f"{row['model']} ({row['deployment']}): {row['version']} {row['state']} at {row['percent']} %")
+        if row["reason"] and row["state"] in {"running", "halted"}:
+            lines.append(f"    {row['reason']}")
+    lines.append(f"blueprint: {found['blueprint']['text']}")
+    for line in lines:
+        click.echo(plain(line))
+
+
+def _in_folder(directory: Path) -> dict[str, Any]:
+    from hub.core.rollouts.node_class import CLASSES  # noqa: PLC0415  # with numpy, which --help does without
+    from hub.operations.blueprint import drift_of  # noqa: PLC0415  # with SQLAlchemy
     from hub.operations.node_classes import Fleet, all_lines, worst  # noqa: PLC0415
     from hub.operations.rollout_rows import Rollouts  # noqa: PLC0415
 
     fleet = opened(directory)
     seen = Fleet(fleet.store, required=fleet.needs_enrolment)
     classes = Counter(line.found.name for line in worst(all_lines(fleet, seen)).values())
-    rollouts = [
-        {name: row[name] for name in ("model", "deployment", "version", "state", "percent", "reason")}
-        for row in Rollouts.read(fleet, seen=seen).rows()
-    ]
+    rows = sorted(Rollouts.read(fleet, seen=seen).rows(), key=lambda row: (row["model"], row["deployment"]))  # As over the API.
     found = {
         "fleet": fleet.settings.fleet,
         "hub_runs": hub_runs(directory),
         "nodes": len(seen.nodes),
-        "classes": dict(classes),
-        "rollouts": rollouts,
+        "classes": {name: classes[name] for name in CLASSES if classes[name]},
+        "rollouts": [{name: row[name] for name in ROLLOUT} for row in rows],
         "blueprint": drift_of(fleet),
     }
     fleet.store.close()
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-        return
-    lines = [f"fleet {found['fleet']}: {'a hub runs here' if found['hub_runs'] else 'no hub runs here'}"]
-    several = ", ".join(f"{count} {name}" for name, count in classes.most_common())
-    lines.append(f"{counted(len(seen.nodes), 'node')}{': ' + several if several else ''}")
-    for row in rollouts:
-        lines.append(f"{row['model']} ({row['deployment']}): {row['version']} {row['state']} at {row['percent']} %")
-        if row["reason"] and row["state"] in {"running", "halted"}:
-            lines.append(f"    {row['reason']}")
-    lines.append(f"blueprint: {found['blueprint']['text']}")  # type: ignore[index]
-    for line in lines:
-        click.echo(plain(line))
+    return found
+
+
+def _over_the_api(hub: "HubClient") -> dict[str, Any]:
+    summary = hub.fleet()
+    return {
+        "fleet": summary["fleet"],
+        "hub_runs": True,
+        "nodes": summary["nodes"],
+        "classes": {name: count for name, count in summary["classes"].items() if count},
+        "rollouts": [{name: row[name] for name in ROLLOUT} for row in hub.rollouts()],
+        "blueprint": hub.blueprint(),
+    }

@@ -1,23 +1,18 @@
 """Moments as operators write and read them: UTC, to the second, or a time before now."""
 
-import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import click
 
-from hub.operations.moments import iso, written
+from hub.operations.moments import SPAN, UNITS_SECONDS, deadline_of, iso, written
 from schemas.errors import Refused
 
 __all__ = ["DEADLINE", "MOMENT", "Deadline", "Moment", "iso", "parsed_option", "written"]
 
 Parsed = TypeVar("Parsed")
-
-_AGO = re.compile(r"(\d{1,6})([smhdw])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
 class Moment(click.ParamType[int]):
@@ -30,9 +25,9 @@ class Moment(click.ParamType[int]):
         if isinstance(value, int):
             return value
         text = str(value).strip()
-        ago = _AGO.fullmatch(text)
+        ago = SPAN.fullmatch(text)
         if ago:
-            return max(0, int(time.time()) - int(ago[1]) * _SECONDS[ago[2]])
+            return max(0, int(time.time()) - int(ago[1]) * UNITS_SECONDS[ago[2]])
         try:
             found = datetime.fromisoformat(text)
             at = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
@@ -54,16 +49,9 @@ class Deadline(click.ParamType[int]):
         if isinstance(value, int):
             return value
         text = str(value).strip()
-        if ahead := _AGO.fullmatch(text):
-            return int(time.time()) + int(ahead[1]) * _SECONDS[ahead[2]]
-        moment, _, zone = text.partition(" ")
         try:
-            found = datetime.fromisoformat(moment)
-            if found.tzinfo is not None and zone:
-                raise ValueError("it has an offset and a zone")
-            at = found if found.tzinfo is not None else found.replace(tzinfo=ZoneInfo(zone.strip()) if zone else UTC)
-            return max(0, int(at.timestamp()))
-        except (ValueError, OverflowError, OSError, ZoneInfoNotFoundError):
+            return deadline_of(text, now=int(time.time()))
+        except Refused:
             forms = "2026-12-24T18:00 (UTC), 2026-12-24T18:00+01:00, '2026-12-24T18:00 Europe/Berlin', or 36h or 7d from now"
             self.fail(f"{text!r} is no deadline: write {forms}", param, ctx)
 

@@ -1,5 +1,6 @@
 """`fleetcast tokens`: who may use the hub's API, and in which role."""
 
+import re
 import time
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import click
 
 from fleetcast.cli.list_choice import list_options
 from hub.cli.options import changes_fleet, dir_option, json_option, opened, show, show_one
+from hub.cli.remote import remote
+from schemas.errors import Code, Refused
 
 ROLES = ("viewer", "operator", "publisher", "admin")
 DAYS = 90
@@ -42,6 +45,10 @@ def make(name: str, role: str, days: int, directory: Path, as_json: bool) -> Non
       fleetcast tokens make dashboards --role viewer
       fleetcast tokens make ci --role publisher --days 30 --json
     """
+    if (hub := remote()) is not None:
+        made = hub.make_token(name, role, days=days)
+        show_one({key: made[key] for key in ("token", "id", "name", "role", "expires")}, as_json=as_json)
+        return
     from hub.operations import api_tokens  # noqa: PLC0415  # with SQLAlchemy, which --help does without
 
     known: api_tokens.Role = next(one for one in api_tokens.ROLES if one == role)
@@ -62,9 +69,12 @@ def list_(directory: Path, as_json: bool) -> None:
       fleetcast tokens list
       fleetcast tokens list --json
     """
+    columns = ["id", "name", "role", "state", "expires", "made_by"]
+    if (hub := remote()) is not None:
+        show(list(hub.tokens()), columns, as_json=as_json, empty="There is no token.")
+        return
     from hub.operations import api_tokens  # noqa: PLC0415  # with SQLAlchemy, which --help does without
 
-    columns = ["id", "name", "role", "state", "expires", "made_by"]
     show(api_tokens.rows(opened(directory)), columns, as_json=as_json, empty="There is no token.")
 
 
@@ -80,6 +90,12 @@ def revoke(token: str, directory: Path, as_json: bool) -> None:
     Example:
       fleetcast tokens revoke dashboards
     """
+    if (hub := remote()) is not None:
+        named = [one["id"] for one in hub.tokens() if one["name"] == token and one["state"] == "good"]
+        if not named and not re.fullmatch("[0-9a-f]{8}", token):
+            raise Refused(Code.REQUEST_UNKNOWN, f"there is no token {token!r}; `fleetcast tokens list` shows all")
+        show_one(hub.revoke_token(str(named[0]) if named else token), as_json=as_json)
+        return
     from hub.operations import api_tokens  # noqa: PLC0415  # with SQLAlchemy, which --help does without
 
     show_one(api_tokens.row_of(api_tokens.revoke(opened(directory), token), int(time.time())), as_json=as_json)

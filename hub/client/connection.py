@@ -18,6 +18,7 @@ from schemas.limits import KIB, MIB
 
 PREFIX: Final = "/api/v1"
 BINARY: Final = "application/octet-stream"
+YAML: Final = "application/yaml"
 ANSWER_BYTES_MAX: Final = 32 * MIB  # A page of 500 nodes with everything that is known of them has a tenth of it.
 CONNECT_SECONDS_MAX: Final = 10.0
 READ_SECONDS_MAX: Final = 60.0  # A hub answers at the latest after 30 s what it was asked to wait for.
@@ -25,6 +26,7 @@ ATTEMPTS_MAX: Final = 4
 RETRY_AFTER_SECONDS_MAX: Final = 15.0  # A hub that wants more patience is not waited for.
 BACKOFF: Final = Backoff(0.25, 4.0)
 DETAIL_CHARACTERS_MAX: Final = 2000
+ERRORS_MAX: Final = 20  # Mistakes of one refusal that are shown.
 LINE_BYTES_MAX: Final = 1 * MIB  # An event of a stream has less.
 BUSY: Final = frozenset({429, 502, 503, 504})
 CODES: Final = frozenset(str(one) for one in Code)
@@ -46,6 +48,14 @@ class Answer:
 
 class NoAnswerOfHub(Unreachable):
     """Report that what answers is no hub, or is one that answers with nonsense: to ask again would change nothing."""
+
+
+class RefusedInPlaces(Refused):
+    """Report a refusal that names several mistakes, with a line for each."""
+
+    def __init__(self, code: Code, reason: str, lines: tuple[str, ...]) -> None:
+        super().__init__(code, reason)
+        self.lines = lines
 
 
 class Connection:
@@ -75,6 +85,7 @@ class Connection:
         query: Mapping[str, object] | None = None,
         body: object = None,
         raw: bytes | None = None,
+        raw_kind: str = BINARY,
         headers: Mapping[str, str] | None = None,
         is_repeatable: bool | None = None,
         is_binary: bool = False,
@@ -88,7 +99,7 @@ class Connection:
             Unreachable: there was no answer, or the hub cannot work.
         """
         repeatable = method == "GET" if is_repeatable is None else is_repeatable
-        given, more = _content(body, raw), dict(headers or {})
+        given, more = _content(body, raw, raw_kind), dict(headers or {})
         wait, attempt = BACKOFF, 1
         while True:
             try:
@@ -192,10 +203,16 @@ def error_of(answer: Answer, url: str) -> FleetcastError:
     if 300 <= answer.status < 400:
         return Refused(Code.SETTINGS_INVALID, f"{url} answered {answer.status}: redirects are not followed, give the hub's own address")
     if isinstance(code, str) and code in CODES:
-        return Refused(Code(code), text)
+        return RefusedInPlaces(Code(code), text, _mistakes(problem.get("errors"))) if problem.get("errors") else Refused(Code(code), text)
     if isinstance(code, str) and code != "hub.failed":  # A newer hub has codes that this client does not know.
         return Refused(Code.REQUEST_INVALID, f"{text} ({code[:80]})")
     return Unreachable(text)
+
+
+def _mistakes(errors: object) -> tuple[str, ...]:
+    """Return the mistakes that a problem names."""
+    found = [one for one in errors if isinstance(one, dict)] if isinstance(errors, list) else []
+    return tuple(f"{one.get('where')}: {one.get('reason')}"[:DETAIL_CHARACTERS_MAX] for one in found[:ERRORS_MAX])
 
 
 def reason_of(error: urllib3.exceptions.HTTPError) -> str:
@@ -214,9 +231,9 @@ def reason_of(error: urllib3.exceptions.HTTPError) -> str:
     return "the connection ended before the answer was whole"
 
 
-def _content(body: object, raw: bytes | None) -> tuple[bytes, str] | None:
+def _content(body: object, raw: bytes | None, raw_kind: str) -> tuple[bytes, str] | None:
     if raw is not None:
-        return raw, BINARY
+        return raw, raw_kind
     return (json.dumps(body, allow_nan=False).encode(), "application/json") if body is not None else None
 
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self
 from urllib.parse import quote
 
-from hub.client.connection import CODES, Answer, Connection
+from hub.client.connection import CODES, YAML, Answer, Connection
 from hub.client.events import Event, follow
 from hub.client.place import HubPlace
 from schemas.errors import Code, FleetcastError, Refused, Unreachable
@@ -90,6 +90,10 @@ class HubClient:
         """Describe a release."""
         return self._row(f"/models/{_part(model)}/releases/{_part(version)}")
 
+    def release_bytes(self, model: str, version: str) -> Iterator[Row]:
+        """List what a release has cost each node in bytes."""
+        return self.rows(f"/models/{_part(model)}/releases/{_part(version)}/bytes")
+
     def deployments(self, model: str) -> list[Row]:
         """List the deployments of a model, in the order in which they decide."""
         return list(self.rows(f"/models/{_part(model)}/deployments", pages=False))
@@ -132,6 +136,10 @@ class HubClient:
     def drift(self, model: str | None = None, cohort: str | None = None) -> list[Row]:
         """List what is tested for drift, lasting alarms first."""
         return list(self.rows("/drift", {"model": model, "cohort": cohort}, pages=False))
+
+    def explain_drift(self, wish: Mapping[str, Any]) -> Row:
+        """Show the counts of a stream beside its reference; the fields are those of `ExplainDrift` in the API's description."""
+        return _row(self.connection.request("POST", "/drift/explanation", body=wish, is_repeatable=True))
 
     def alerts(self) -> Iterator[Row]:
         """List the alerts, the newest first."""
@@ -206,6 +214,11 @@ class HubClient:
         """Forget a node that is gone for good."""
         return _row(self.connection.request("DELETE", f"/nodes/{_part(node)}", is_repeatable=True))
 
+    def replace_node(self, node: str, *, fingerprint: bytes | None = None, hours: int = 24) -> Row:
+        """Let new hardware in by a node's name. It is not repeated: each answer may have a token of its own."""
+        wish = {"hours": hours, **({"fingerprint": fingerprint.hex()} if fingerprint is not None else {})}
+        return _row(self.connection.request("POST", f"/nodes/{_part(node)}/replacement", body=wish))
+
     def wait_for(self, operation: Operation, seconds: float, *, monotonic: Callable[[], float] = time.monotonic) -> Operation:
         """Return an operation once the hub has obeyed, or as it is when the time is over.
 
@@ -218,6 +231,69 @@ class HubClient:
             time.sleep(LOOK_SECONDS)
             found = self.operation(operation.id)
         return _obeyed(found)
+
+    # Tokens
+
+    def tokens(self) -> Iterator[Row]:
+        """List the tokens, the newest first, without what would let anybody use them."""
+        return self.rows("/tokens", pages=False)
+
+    def make_token(self, name: str, role: str, *, days: int) -> Row:
+        """Make a token, and return it: it is shown in this answer only. The request is not repeated."""
+        return _row(self.connection.request("POST", "/tokens", body={"name": name, "role": role, "days": days}))
+
+    def revoke_token(self, token: str) -> Row:
+        """Revoke a token by its id."""
+        return _row(self.connection.request("DELETE", f"/tokens/{_part(token)}", is_repeatable=True))
+
+    # Blueprints
+
+    def blueprint(self) -> Row:
+        """Say which blueprint is in force, and whether the fleet is as it says."""
+        return self._row("/blueprint")
+
+    def blueprint_text(self, revision: int | None = None) -> str:
+        """Return a blueprint of what is now, or a revision as it was applied."""
+        return str(self._row(f"/blueprint/revisions/{revision}" if revision is not None else "/blueprint/present")["blueprint"])
+
+    def blueprint_revisions(self) -> Iterator[Row]:
+        """List the blueprints that were applied, the newest first."""
+        return self.rows("/blueprint/revisions")
+
+    def blueprint_diff(self, text: bytes | None = None, *, revision: int | None = None, name: str | None = None, **insisted: bool) -> Row:
+        """Say what applying a blueprint would change; the one in force, where none is given."""
+        query = {"revision": revision, "name": name, **_true(insisted)}
+        return _row(self.connection.request("POST", "/blueprint/diff", query=query, raw=text, raw_kind=YAML, is_repeatable=True))
+
+    def apply_blueprint(
+        self,
+        text: bytes | None = None,
+        *,
+        revision: int | None = None,
+        name: str | None = None,
+        seen: str | None = None,
+        report: Callable[[Row], None] = lambda done: None,
+        **insisted: bool,
+    ) -> Row:
+        """Apply a blueprint, and return how it ended; `report` is called with each change that was made.
+
+        Raises:
+            Refused: something speaks against it; what came before is done.
+            Unreachable: the hub does not answer. To apply again goes on where it was.
+        """
+        query = {"revision": revision, "name": name, "seen": seen, "wait": 1, **_true(insisted)}
+        found, shown = _row(self.connection.request("POST", "/blueprint/applications", query=query, raw=text, raw_kind=YAML)), 0
+        while True:
+            for one in found["done"][shown:]:
+                report(one)
+            shown = len(found["done"])
+            if found["state"] == "refused":
+                code = str(found["code"])
+                raise Unreachable(str(found["text"])) if code == "hub.failed" else refusal(code, str(found["text"]))
+            if found["state"] != "applying":
+                return found
+            time.sleep(LOOK_SECONDS)
+            found = self._row(f"/blueprint/applications/{_part(str(found['id']))}")
 
     # Publishing what was signed here
 
@@ -269,6 +345,15 @@ class HubClient:
         if found.get("state") != "done":
             raise Unreachable("the hub has not stored the whole release in time; publish again, and it goes on")
         return found
+
+    def removal(self, model: str, version: str | None = None) -> Row:
+        """Say what removing a release would do, or a model with all its releases."""
+        return self._row(_removal(model, version))
+
+    def remove(self, model: str, version: str | None, role: bytes, *, force: bool = False) -> Row:
+        """Remove it by a role that was signed here."""
+        query = {"force": "true"} if force else {}
+        return _row(self.connection.request("POST", _removal(model, version), query=query, raw=role))
 
     # How
 
@@ -324,6 +409,14 @@ def _part(name: str) -> str:
     if name in {"", ".", ".."}:
         raise Refused(Code.NAME_INVALID, f"{name!r} is no name")
     return quote(name, safe="")
+
+
+def _removal(model: str, version: str | None) -> str:
+    return f"/models/{_part(model)}/removal" if version is None else f"/models/{_part(model)}/releases/{_part(version)}/removal"
+
+
+def _true(options: Mapping[str, bool]) -> dict[str, str]:
+    return {name: "true" for name, is_given in options.items() if is_given}
 
 
 def _rollout(model: str, deployment: str) -> str:

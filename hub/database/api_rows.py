@@ -9,6 +9,7 @@ from hub.core.nodes.device_settings import KIND, SetNodeSettings
 from hub.core.nodes.device_settings import body_of as body_of_settings
 from hub.core.rollouts.commands import Command, body_of, kind_of
 from hub.database import tables
+from hub.database.change_sides import Side, iso
 from hub.database.connection import Database, fields, inserted
 from schemas.errors import Code, Refused
 
@@ -39,7 +40,8 @@ class ApiTokens:
         """Keep a token that was made."""
         with self._database.write() as db:
             db.execute(insert(tables.api_tokens).values(fields(row)))
-            self._event(db, f"token {row.name} ({row.id}) was made with the role {row.role}", row.id, row.name)
+            after = {"state": "good", "role": row.role, "expires": iso(row.expires_at)}
+            self._event(db, f"token {row.name} ({row.id}) was made with the role {row.role}", row.id, row.name, before=None, after=after)
 
     def by_digest(self, digest: bytes) -> TokenRow | None:
         """Return the token of which this is the digest, whether it is still good or not."""
@@ -63,12 +65,14 @@ class ApiTokens:
         with self._database.write() as db:
             open_one = update(table).where(table.c.id == token_id, table.c.revoked_at.is_(None))
             if db.execute(open_one.values(revoked_at=self._database.now())).rowcount:
-                name = str(db.execute(select(table.c.name).where(table.c.id == token_id)).scalar_one())
-                self._event(db, f"token {name} ({token_id}) was revoked", token_id, name)
+                one = db.execute(select(table.c.name, table.c.expires_at).where(table.c.id == token_id)).one()
+                before = {"state": "good" if one.expires_at > self._database.now() else "expired"}
+                text = f"token {one.name} ({token_id}) was revoked"
+                self._event(db, text, token_id, str(one.name), before=before, after={"state": "revoked"})
         return self.get(token_id)
 
-    def _event(self, db: Connection, text: str, token_id: str, name: str) -> None:
-        body = json.dumps({"token": token_id, "name": name})
+    def _event(self, db: Connection, text: str, token_id: str, name: str, *, before: Side, after: Side) -> None:
+        body = json.dumps({"token": token_id, "name": name, "before": before, "after": after})
         values = {"at": self._database.now(), "kind": "token", "text": text, "body": body, "actor": self._database.actor}
         db.execute(insert(tables.events).values(values))
 

@@ -58,9 +58,10 @@ class Blueprints:
         found = self._rows(select(*_COLUMNS).where(tables.blueprints.c.revision == revision))
         return found[0] if found else None
 
-    def page(self, limit: int) -> list[BlueprintRow]:
-        """Return revisions, the newest first."""
-        return self._rows(select(*_COLUMNS).order_by(tables.blueprints.c.revision.desc()).limit(limit))
+    def page(self, limit: int, *, before: int | None = None) -> list[BlueprintRow]:
+        """Return revisions, the newest first; those before one, where it is given."""
+        query = select(*_COLUMNS).order_by(tables.blueprints.c.revision.desc()).limit(limit)
+        return self._rows(query if before is None else query.where(tables.blueprints.c.revision < before))
 
     def with_text(self, text: str) -> BlueprintRow | None:
         """Return the newest revision that has this very text."""
@@ -118,8 +119,12 @@ class Blueprints:
         """Keep how it ended, with a sentence for the fleet's history."""
         now, actor = self._database.now(), self._database.actor
         values = {"state": state, "done": done, "reason": reason, "finished_at": now}
-        body = json.dumps({"revision": revision, "state": state, "changes": done})
         with self._database.write() as db:
+            table = tables.blueprints.c
+            earlier = db.execute(select(table.revision).where(table.revision < revision).order_by(table.revision.desc()).limit(1)).scalar()
+            before = {"revision": earlier} if earlier is not None else None
+            after = {"revision": revision, "state": state, "changes": done}
+            body = json.dumps({**after, "before": before, "after": after})
             db.execute(update(tables.blueprints).where(tables.blueprints.c.revision == revision).values(values))
             db.execute(insert(tables.events).values(at=now, kind="blueprint", text=text, body=body, actor=actor))
 

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from hub.core.enrol.enrolment import Life
 from hub.database import tables
+from hub.database.change_sides import KEY_CHARACTERS, iso, key_side
 from hub.database.connection import Database, fields, put
 from hub.database.postgresql import lock_revisions
 from hub.database.rows import NodeMarks, NodeRow, marks_of
@@ -54,7 +55,8 @@ class DeviceLives:
             key = db.execute(select(tables.nodes.c.public_key).where(tables.nodes.c.node == node)).scalar()
             _erase(db, node)
             self._put(db, node, "forgotten", old_key=key)
-            _event(db, self._database.now(), f"node {node} was forgotten", {"node": node}, self._database.actor)
+            sides = {"before": {"state": "known", **(key_side(key) or {})}, "after": {"state": "forgotten"}}
+            _event(db, self._database.now(), f"node {node} was forgotten", {"node": node, **sides}, self._database.actor)
         return True
 
     def expect(self, node: str, *, fingerprint: bytes | None, expires_at: int) -> None:
@@ -65,16 +67,23 @@ class DeviceLives:
                 key = db.execute(select(tables.device_lives.c.old_key).where(tables.device_lives.c.node == node)).scalar()
             _erase(db, node)
             self._put(db, node, "expected", old_key=key, fingerprint=fingerprint, expires_at=expires_at)
-            _event(db, self._database.now(), f"node {node} waits for new hardware", {"node": node}, self._database.actor)
+            named = {"fingerprint": fingerprint.hex()[:KEY_CHARACTERS]} if fingerprint is not None else {}
+            after = {"state": "waits for new hardware", "until": iso(expires_at), **named}
+            sides = {"before": {"state": "known", **(key_side(key) or {})}, "after": after}
+            _event(db, self._database.now(), f"node {node} waits for new hardware", {"node": node, **sides}, self._database.actor)
 
     def take_place(self, row: NodeRow) -> None:
         """Take in a node whose key is new: what another device signed in this name counts no more."""
         with self._database.write() as db:
+            before = db.execute(select(tables.nodes.c.public_key).where(tables.nodes.c.node == row.node)).scalar()
+            if not before:  # Its reports went when new hardware was awaited; the key that is out is kept.
+                before = db.execute(select(tables.device_lives.c.old_key).where(tables.device_lives.c.node == row.node)).scalar()
             _erase(db, row.node, early=False)
             put(db, tables.nodes, {"node": row.node}, fields(row))
             settle(db, row.node)
             touch(db, [row.node])
-            _event(db, self._database.now(), f"node {row.node} has a new key", {"node": row.node}, self._database.actor)
+            sides = {"before": key_side(before), "after": key_side(row.public_key)}
+            _event(db, self._database.now(), f"node {row.node} has a new key", {"node": row.node, **sides}, self._database.actor)
 
     def erase(self, node: str) -> None:
         """Delete what a running hub kept of a node between an operator's command and its own look at it."""

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, upda
 
 from hub.core.enrol.enrolment import Standing, TokenFacts
 from hub.database import tables
+from hub.database.change_sides import iso
 from hub.database.connection import Database, put
 from hub.database.device_lives import settle
 from hub.database.postgresql import lock_revisions
@@ -93,7 +94,9 @@ class Enrolments:
             for digest, place in tokens:
                 values = {"digest": digest, "made_at": now, "expires_at": expires_at, **_values(place)}
                 db.execute(insert(table).values(values))
-                event = {"kind": "enrolment", "text": f"a token for node {place.node} was made", "body": json.dumps({"node": place.node})}
+                after = {"token_until": iso(expires_at), "cohort": place.cohort or None, "labels": dict(place.labels)}
+                body = json.dumps({"node": place.node, "before": None, "after": after})
+                event = {"kind": "enrolment", "text": f"a token for node {place.node} was made", "body": body}
                 db.execute(insert(tables.events).values(at=now, actor=self._database.actor, **event))
 
     def token(self, digest: bytes) -> TokenRow | None:
@@ -127,13 +130,15 @@ class Enrolments:
             used = update(table).where(table.c.digest == digest, table.c.used_at.is_(None), table.c.expires_at > now)
             if not db.execute(used.values(used_at=now, public_key=public_key, serial=certificate.serial)).rowcount:
                 return False
+            earlier = db.execute(select(tables.enrolments.c.serial).where(tables.enrolments.c.node == place.node)).scalar()
             _revoke(db, place.node, now)
             _add(db, certificate)
             values = {**_values(place), "public_key": public_key, "earlier_key": None, "enrolled_at": now}
             _put_node(db, {**values, "renewed_at": now, "revoked_at": None, "serial": certificate.serial})
             settle(db, place.node)
             text = f"node {place.node} was enrolled"
-            event = {"node": place.node, "serial": certificate.serial}
+            sides = {"before": {"serial": earlier} if earlier is not None else None, "after": {"serial": certificate.serial}}
+            event = {"node": place.node, "serial": certificate.serial, **sides}
             db.execute(
                 insert(tables.events).values(at=now, kind="enrolment", text=text, body=json.dumps(event), actor=f"node {place.node}")
             )
@@ -162,7 +167,8 @@ class Enrolments:
             if found:
                 db.execute(update(table).where(table.c.node == name).values(revision=_next_revision(db)))
             if found or count:
-                body = json.dumps({"node": name, "certificates": count})
+                sides = {"before": {"certificates": count}, "after": {"certificates": 0}}
+                body = json.dumps({"node": name, "certificates": count, **sides})
                 values = {"at": now, "kind": "enrolment", "text": f"{name} was revoked", "body": body, "actor": self._database.actor}
                 db.execute(insert(tables.events).values(values))
         return count
@@ -193,7 +199,8 @@ class Enrolments:
         with self._database.write() as db:
             _add(db, certificate)
             text = f"a certificate was issued to {certificate.name}"
-            body = json.dumps({"name": certificate.name, "serial": certificate.serial})
+            named = {"name": certificate.name, "serial": certificate.serial}
+            body = json.dumps({**named, "before": None, "after": {"serial": certificate.serial}})
             db.execute(
                 insert(tables.events).values(at=self._database.now(), kind="certificate", text=text, body=body, actor=self._database.actor)
             )

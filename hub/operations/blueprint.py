@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hub.core.blueprint import diff
@@ -82,6 +82,8 @@ class Plan:
     def stale(self) -> str:
         """Return that the file was made from an older revision than the one in force; empty where it was not."""
         base, now = self.written.blueprint.based_on, self.in_force
+        if self.written.revision is not None:
+            return ""  # Who goes back to a revision means to take back what came after it.
         if base is None or now is None or base == now.revision or self.same_as == now:
             return ""
         return (
@@ -152,7 +154,7 @@ def of_revision(fleet: OpenedFleet, revision: int) -> Written:
     Raises:
         Refused: there is none; InvalidBlueprint: a newer program kept it.
     """
-    return read(Blueprints(fleet.store.database).text(revision).encode(), name=f"revision {revision}")
+    return replace(read(Blueprints(fleet.store.database).text(revision).encode(), name=f"revision {revision}"), revision=revision)
 
 
 def exported(fleet: OpenedFleet) -> str:
@@ -300,6 +302,8 @@ def as_row(fleet: OpenedFleet, found: Plan) -> dict[str, Any]:
         ],
         "bytes": found.bytes,
         "notes": [*found.notes, *([found.stale] if found.stale else [])],
+        "stale": found.stale or None,
+        "terms": list(found.difference.terms),
     }
 
 

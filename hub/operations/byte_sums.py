@@ -54,8 +54,11 @@ class Day:
     is_cut: bool
 
 
-def of_day(database: Database, nodes: Mapping[str, Node], *, day: int, now: int) -> Day:
-    """Return what nodes fetched on the day that begins at `day` (UTC): by its receipts, and today also what is under way."""
+def of_day(database: Database, nodes: Mapping[str, Node], *, day: int, now: int, node: str | None = None) -> Day:
+    """Return what nodes fetched on the day that begins at `day` (UTC): by its receipts, and today also what is under way.
+
+    With `node` it is that node's alone.
+    """
     table = tables.receipts.c
     query = (
         select(table.node, table.model, table.version, table.sealed)
@@ -64,7 +67,7 @@ def of_day(database: Database, nodes: Mapping[str, Node], *, day: int, now: int)
         .limit(RECEIPTS_MAX + 1)
     )
     with database.read() as db:
-        rows = db.execute(query).all()
+        rows = db.execute(query if node is None else query.where(table.node == node)).all()
     found: dict[tuple[str, str], Transfer] = {}
     for row in rows[:RECEIPTS_MAX]:
         evidence = codec.decode(Receipt, codec.decode(SealedReceipt, row.sealed).body).evidence
@@ -73,7 +76,7 @@ def of_day(database: Database, nodes: Mapping[str, Node], *, day: int, now: int)
             release = f"{row.model}@{row.version}"
             found.setdefault((row.node, release), Transfer(row.node, *_where(nodes.get(row.node)), release, *counts))
     if day <= now < day + DAY:
-        for one in _under_way(nodes.values()):
+        for one in _under_way(nodes.values() if node is None else [nodes[node]] if node in nodes else []):
             found[one.node, one.release] = one
     return Day(tuple(found.values()), len(rows) > RECEIPTS_MAX)
 

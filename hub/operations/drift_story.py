@@ -1,7 +1,8 @@
 """Tell what a stream shows: its counts beside its reference, and its tests over time. Prints and draws nothing."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 from fleetcast.counted import counted
 from hub.core.drift import accuracy, interval_significance, periods, shift_size
@@ -14,7 +15,7 @@ from hub.core.rollouts import active_alarms
 from hub.database.drift_queries import Asked, Findings, Key
 from hub.database.rows import IntervalRow, StreamRow
 from hub.operations.drift_rows import known_streams
-from hub.operations.moments import written
+from hub.operations.moments import iso, written
 from hub.service.rollouts.release_lookup import Releases
 from hub.service.telemetry import redaction
 from schemas.analytics_messages import Drift, MergedWindow, SignalDrift
@@ -24,6 +25,7 @@ from schemas.manifest import Manifest
 SIGNALS_DEFAULT = 3  # Signals shown where none is named and none alarmed.
 INTERVALS_MAX = 5000  # Intervals of one picture: a longer period is shown by its newest ones.
 HISTORY_MAX = 120  # intervals of which the size is drawn
+OF_A_TEST: Final = ("size", "size_low", "size_high", "size_unit", "effect", "direction")  # What is shown of each interval.
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,3 +258,35 @@ def _explained(comparison: Comparison, tests: Sequence[Drift], test: Drift, sinc
                 history.append((one.start, signal, signal.name in alone))
     newest = next(one for one in test.signals if one.name == comparison.name)
     return Explained(comparison, tuple(history), newest, since)
+
+
+def story_row(story: Story) -> dict[str, Any]:
+    """Return a story for a script, with all that the same picture can be drawn from elsewhere."""
+    return {
+        "model": story.model,
+        "version": story.version,
+        "cohort": story.cohort,
+        "alarm": story.alarm,
+        "since": iso(story.since),
+        "until": iso(story.until),
+        "intervals": story.intervals,
+        "windows": story.window.windows,
+        "rows": story.window.rows,
+        "noise_sd": story.window.noise_sd,
+        "windows_left_out": story.window.left_out or 0,
+        "own_baselines": story.own_baselines,
+        "alpha": story.alpha,
+        "summary": story.summary,
+        "signals": [_signal_row(one) for one in story.signals],
+    }
+
+
+def _signal_row(one: Explained) -> dict[str, Any]:
+    moved, found = one.comparison.moved, asdict(one.comparison)
+    del found["moved"]
+    sizes = {"size": moved.value, "size_low": moved.low, "size_high": moved.high, "size_unit": moved.unit, "direction": moved.direction}
+    history = [
+        {"start": iso(start), "alarm": alarm, **{name: getattr(test, name) for name in OF_A_TEST}} for start, test, alarm in one.history
+    ]
+    tests = {"p_adjusted": one.newest.p_adjusted, "evidence": one.newest.evidence, "since": iso(one.since), "history": history}
+    return {**found, "effect": moved.effect, **sizes, **tests}

@@ -28,7 +28,7 @@ def check_known(fleet: OpenedFleet, node: str) -> None:
     known = fleet.store.node(node) is not None or Enrolments(fleet.store.database).node(node) is not None
     if not known and (before is None or before.state == "settled"):
         reason = f"node {node!r} has never reported and was never enrolled; `fleetcast nodes` lists the nodes"
-        raise Refused(Code.RECEIPT_UNKNOWN_NODE, reason)
+        raise Refused(Code.NODE_UNKNOWN, reason)
 
 
 def forget(fleet: OpenedFleet, node: str) -> Withdrawn:

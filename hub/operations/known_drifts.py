@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from hub.database.known_drifts import KnownDrift, KnownDrifts
+from hub.operations.moments import iso
 from hub.operations.opened_fleet import OpenedFleet
 from schemas.errors import Code, Refused
 
@@ -34,4 +35,5 @@ def mark_known(fleet: OpenedFleet, row: Mapping[str, Any], *, now: int, why: str
     actor = fleet.store.database.actor
     stream = {one: str(row[one]) for one in ("model", "version", "cohort", "about")}
     KnownDrifts(fleet.store.database).keep(KnownDrift(**stream, at=now, evidence=float(row["evidence"] or 0.0), actor=actor))
-    fleet.store.add_event("drift", f"the drift of {name} was marked as known", {**stream, "why": why}, actor=actor)
+    sides = {"before": {"known": False}, "after": {"known": True, "until": iso(now + KNOWN_SECONDS), "evidence": row["evidence"]}}
+    fleet.store.add_event("drift", f"the drift of {name} was marked as known", {**stream, **sides, "why": why}, actor=actor)

@@ -92,7 +92,7 @@ def settings_row(fleet: OpenedFleet, node: str) -> dict[str, Any]:
     row = fleet.store.node(node)
     state = codec.decode(State, row.state) if row is not None else None
     if document is None and state is None:
-        raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"node {node!r} has never reported, and the hub sets nothing of it")
+        raise Refused(Code.NODE_UNKNOWN, f"node {node!r} has never reported, and the hub sets nothing of it")
     return _row(node, document, state)
 
 

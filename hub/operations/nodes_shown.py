@@ -42,11 +42,11 @@ def node_shown(fleet: OpenedFleet, seen: Snapshot, name: str) -> dict[str, Any]:
     """Return one node.
 
     Raises:
-        Refused: NODE_FORGOTTEN, or RECEIPT_UNKNOWN_NODE: it has never reported.
+        Refused: NODE_FORGOTTEN, or NODE_UNKNOWN: it has never reported.
     """
     found = nodes_shown(fleet, seen, [name])
     if found:
         return found[0]
     if DeviceLives(fleet.store.database).marks().get(name, NodeMarks()).is_forgotten:
         raise Refused(Code.NODE_FORGOTTEN, f"node {name!r} was forgotten")
-    raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"node {name!r} has never reported")
+    raise Refused(Code.NODE_UNKNOWN, f"node {name!r} has never reported")

@@ -146,7 +146,9 @@ class Publications:
             repository.add_signed_release(found.model, found.version, found.document, role, now=now)
         with suppress(FleetcastError):  # The release is signed and will be announced all the same.
             fleet.store.add_event(
-                "release", f"{found.model}@{found.version} was published", {"model": found.model, "version": found.version}
+                "release",
+                f"{found.model}@{found.version} was published",
+                {"model": found.model, "version": found.version, "before": None, "after": {"releases": [found.version]}},
             )
         self._drop(number)
         return Publication(number, found.model, found.version, found.digest, found.document, is_published=True, missing={})

@@ -86,7 +86,11 @@ def publish(
             repository.delegate(model, team=team.public_key, targets=targets, now=datetime.now(UTC))
         repository.add_release(model, version, built.document, team=team, now=datetime.now(UTC))
         try:
-            fleet.store.add_event("release", f"{model}@{version} was published", {"model": model, "version": version})
+            fleet.store.add_event(
+                "release",
+                f"{model}@{version} was published",
+                {"model": model, "version": version, "before": None, "after": {"releases": [version]}},
+            )
         except FleetcastError as error:  # The release is signed and will be announced all the same.
             warn(f"the release is published, but `fleetcast watch` will not show it: {error}")
     return built

@@ -1,4 +1,4 @@
-"""Check a role of a model that its team has signed elsewhere: it may list one release more, and nothing else may differ."""
+"""Check a role that was signed elsewhere: it may differ from the present one in what was asked for, and in nothing else."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -33,25 +33,31 @@ def read_role(data: bytes) -> Metadata[Targets]:
 
 
 def check_role(data: bytes, *, role: str, version: int, expected: Targets, targets: bytes, now: datetime) -> None:
-    """Check that a role is the next version of the present one, lists what is expected, and is signed by the model's team.
+    """Check that a role is the next version of the present one, lists what is expected, and is signed by those who may.
 
-    `targets` is the role that names the team's keys.
+    `targets` is the role that names their keys.
 
     Raises:
         Refused: KEY_NOT_AUTHORISED, REQUEST_STALE where another version was signed meanwhile, or REQUEST_INVALID.
     """
     found = read_role(data).signed
     if not is_signed(role, data, by=targets):
-        raise Refused(Code.KEY_NOT_AUTHORISED, f"the role {role} is not signed by the team that the fleet has delegated the model to")
+        raise Refused(Code.KEY_NOT_AUTHORISED, f"the role {role} is not signed by {_whom(role)}")
     if found.version != version + 1:
-        reason = f"{role} has version {version} now, and the release was signed for version {found.version}: read it again, and sign again"
+        reason = (
+            f"{role} has version {version} now, and what was sent was signed for version {found.version}: read it again, and sign again"
+        )
         raise Refused(Code.REQUEST_STALE, reason)
     if found.targets != expected.targets:
         extra = sorted({*found.targets} ^ {*expected.targets})[:3]
         which = f": {', '.join(one[:100] for one in extra)}" if extra else ""
-        raise Refused(Code.REQUEST_INVALID, f"the role must list the present releases and the new one, and it differs{which}")
-    if found.unrecognized_fields != expected.unrecognized_fields or found.delegations is not None:
-        raise Refused(Code.REQUEST_INVALID, "the role may differ from the present one by the new release only: it has other fields")
+        raise Refused(Code.REQUEST_INVALID, f"the role must list the present releases with the change alone, and it differs{which}")
+    if found.unrecognized_fields != expected.unrecognized_fields or found.delegations != expected.delegations:
+        raise Refused(Code.REQUEST_INVALID, "the role may differ from the present one by the change only: it has other fields")
     if not now < found.expires <= now + life(role) + timedelta(seconds=CLOCK_SECONDS_MAX):
         reason = f"the role expires at {found.expires.isoformat()}, and it must do so within {life(role).days} days from now"
         raise Refused(Code.REQUEST_INVALID, f"{reason}; is the publisher's clock right?")
+
+
+def _whom(role: str) -> str:
+    return "a targets key of the fleet" if role == "targets" else "the team that the fleet has delegated the model to"

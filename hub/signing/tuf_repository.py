@@ -22,7 +22,7 @@ from hub.signing.metadata_files import Stamp, files_of
 from hub.signing.parsed_metadata import is_signed, parsed
 from hub.signing.role_lists import Standing, is_of, rollout_file, standing_of, unlisted_rollouts, versions_of
 from hub.signing.signatures import add_signature
-from hub.signing.signed_roles import check_role
+from hub.signing.signed_elsewhere import SignedElsewhere
 from schemas import codec
 from schemas.bundle import MINIMUM_FIELD, READS_FIELD, ManifestBytes, ModelBundle, RolloutBytes, TrustBundle, TrustRoles, role_name
 from schemas.errors import Code, Refused
@@ -43,7 +43,7 @@ _REMOVED_FIELD = (
 _TOP = frozenset({"root", "snapshot", "timestamp"})  # Roles that no snapshot lists.
 
 
-class Repository:
+class Repository(SignedElsewhere):
     """Manage metadata and the small documents that it vouches for, in one folder."""
 
     def __init__(self, directory: Path, *, fence: "Fence | None" = None) -> None:
@@ -239,17 +239,22 @@ class Repository:
             Refused: RELEASE_UNKNOWN for a model that does not exist; KEY_NOT_AUTHORISED for another key.
         """
         with self._folder.locked():
-            known = self._models()
-            if model not in known:
-                raise Refused(Code.RELEASE_UNKNOWN, f"there is no model {model!r}; there are {', '.join(known) or 'none'}")
-            signed = self._folder.draft("targets", Targets)
+            signed = self._without_model(model)
             self._check_key("root", "targets", targets)
-            undelegate(signed, role_name(model))
-            signed.unrecognized_fields.get(MINIMUM_FIELD, {}).pop(model, None)
-            if (version := self._folder.version(role_name(model))) > 0:
-                signed.unrecognized_fields.setdefault(_REMOVED_FIELD, {})[model] = version
             self._next("targets", signed, [targets], now)
             self._folder.remove(self._folder.statements / model)
+
+    def _without_model(self, model: str) -> Targets:
+        """Return the targets role without a model, of which what was listed until now never counts again."""
+        known = self._models()
+        if model not in known:
+            raise Refused(Code.RELEASE_UNKNOWN, f"there is no model {model!r}; there are {', '.join(known) or 'none'}")
+        signed = self._folder.draft("targets", Targets)
+        undelegate(signed, role_name(model))
+        signed.unrecognized_fields.get(MINIMUM_FIELD, {}).pop(model, None)
+        if (version := self._folder.version(role_name(model))) > 0:
+            signed.unrecognized_fields.setdefault(_REMOVED_FIELD, {})[model] = version
+        return signed
 
     def renew_targets(self, *, targets: Signer, now: datetime) -> None:
         """Sign the targets role again: before it expires, or because the root has given it another key."""
@@ -272,24 +277,6 @@ class Repository:
             if self._with_release(model, version, manifest, signed):
                 self._folder.write(self._folder.documents / path, manifest)
                 self._next(role_name(model), signed, [team], now)
-
-    def add_signed_release(self, model: str, version: str, manifest: bytes, role: bytes, *, now: datetime, stores: bool = True) -> None:
-        """List a manifest by a role that its team has signed elsewhere; listing the same bytes again does nothing.
-
-        Without `stores` it is only checked.
-
-        Raises:
-            Refused: as `add_release`; REQUEST_STALE where the role has changed since it was read, REQUEST_INVALID where more differs.
-        """
-        path, name = target_path(model, check_version(version)), role_name(model)
-        with self._folder.locked():
-            expected = self._role_draft(model)
-            if self._with_release(model, version, manifest, expected):
-                before, targets = self._folder.version(name), self._folder.newest_bytes("targets")
-                check_role(role, role=name, version=before, expected=expected, targets=targets, now=now)
-                if stores:
-                    self._folder.write(self._folder.documents / path, manifest)
-                    self._folder.write(self._folder.path(name, before + 1), role)
 
     def _with_release(self, model: str, version: str, manifest: bytes, signed: Targets) -> bool:
         """Put a release into the draft of its model's role; False where it is listed already."""
@@ -315,16 +302,19 @@ class Repository:
         """
         with self._folder.locked():
             signed = self._team_role(model, team)
-            versions = versions_of(model, signed)
-            kept = versions if keep is None else list(keep)
-            unknown = sorted(set(kept) - set(versions))
-            if unknown or not versions:
-                raise Refused(Code.RELEASE_UNKNOWN, f"{model!r} has no release {', '.join(unknown)}; there are {', '.join(versions)}")
-            withdrawn = {*signed.unrecognized_fields.get(_WITHDRAWN_FIELD, ()), *versions} - set(kept)
-            if withdrawn:
-                signed.unrecognized_fields[_WITHDRAWN_FIELD] = sorted(withdrawn)
-            signed.targets = {target_path(model, version): signed.targets[target_path(model, version)] for version in kept}
+            self._keep(model, signed, versions_of(model, signed) if keep is None else keep)
             self._next(role_name(model), signed, [team], now)
+
+    def _keep(self, model: str, signed: Targets, kept: Sequence[str]) -> None:
+        """Withdraw all releases but these from the draft of a model's role."""
+        versions = versions_of(model, signed)
+        unknown = sorted(set(kept) - set(versions))
+        if unknown or not versions:
+            raise Refused(Code.RELEASE_UNKNOWN, f"{model!r} has no release {', '.join(unknown)}; there are {', '.join(versions)}")
+        withdrawn = {*signed.unrecognized_fields.get(_WITHDRAWN_FIELD, ()), *versions} - set(kept)
+        if withdrawn:
+            signed.unrecognized_fields[_WITHDRAWN_FIELD] = sorted(withdrawn)
+        signed.targets = {target_path(model, version): signed.targets[target_path(model, version)] for version in kept}
 
     def remove_release(self, model: str, version: str, *, team: Signer, now: datetime) -> None:
         """Withdraw one release for good. Nodes that run it keep it; its manifest stays on this disk.

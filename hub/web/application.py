@@ -16,6 +16,8 @@ from hub.operations import api_tokens
 from hub.operations.publications import Publications
 from hub.operations.snapshot import Snapshots
 from hub.web import (
+    blueprint_routes,
+    byte_routes,
     deployment_routes,
     fleet_routes,
     model_routes,
@@ -25,6 +27,7 @@ from hub.web import (
     problems,
     publication_routes,
     record_routes,
+    removal_routes,
     rollout_routes,
     token_routes,
 )
@@ -86,8 +89,11 @@ def api(door: Door, snapshots: Snapshots | None = None) -> FastAPI:
         rollout_routes.router(route_class, snapshots),
         node_routes.router(route_class, snapshots),
         record_routes.router(route_class),
+        byte_routes.router(route_class, snapshots),
         operations.router(route_class),
         plan_routes.router(route_class),
+        blueprint_routes.router(route_class),
+        removal_routes.router(route_class),
         publication_routes.router(route_class, Publications(door.fleet.directory)),
         _own(app, door, route_class),
     )

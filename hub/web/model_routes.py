@@ -6,8 +6,10 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 
 from hub.operations.opened_fleet import check_model
+from hub.operations.release_bytes import release_bytes
 from hub.operations.release_rows import model_rows, release_rows
 from hub.web import documents
+from hub.web.byte_documents import NodeBytes
 from hub.web.pages import page
 from hub.web.parameters import Cursor, Fleet, Limit, Name, VersionName
 from schemas.errors import Code, Refused
@@ -43,5 +45,10 @@ def router(route_class: type[APIRoute]) -> APIRouter:
         if not found:
             raise Refused(Code.RELEASE_UNKNOWN, f"there is no release {model}@{version}")
         return found[0]
+
+    @api.get("/models/{model}/releases/{version}/bytes", response_model=documents.Page[NodeBytes], tags=["bytes"])
+    def bytes_of_release(fleet: Fleet, model: Name, version: VersionName, limit: Limit = 50, cursor: Cursor = None) -> Any:
+        """List what a release has cost each node, by name: planned is received, reused and missing; wasted comes on top."""
+        return page(release_bytes(fleet, model, version), lambda row: [row["node"]], limit=limit, cursor=cursor)
 
     return api

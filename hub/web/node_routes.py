@@ -8,12 +8,14 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.routing import APIRoute
 
 from hub.core.nodes import device_settings
-from hub.operations import forgetting
+from hub.operations import csv_exports, forgetting, replacing
 from hub.operations.node_changes import document_of, effect_of, effect_row, settings_row
 from hub.operations.nodes_shown import node_shown, nodes_shown
 from hub.operations.opened_fleet import OpenedFleet
 from hub.operations.snapshot import Snapshots
 from hub.web import documents
+from hub.web.csv_answers import TABLE, Format, csv_answer, wants_csv
+from hub.web.device_documents import Replacement, ReplaceNode
 from hub.web.operations import Queued, do, matched, without_none
 from hub.web.pages import cursor_of, ended, key_of
 from hub.web.parameters import ACCEPTED, WAIT_SECONDS, Cursor, Fleet, IfMatch, Key, Limit, Name, Wait, Where, etag
@@ -24,18 +26,22 @@ def router(route_class: type[APIRoute], snapshots: Snapshots) -> APIRouter:
     """Return the routes of nodes."""
     api = APIRouter(route_class=route_class)
 
-    @api.get("/nodes", response_model=documents.Page[documents.NodeShown], tags=["nodes"])
+    @api.get("/nodes", response_model=documents.Page[documents.NodeShown], responses=TABLE, tags=["nodes"])
     def nodes(
+        request: Request,
         fleet: Fleet,
         where: Where = None,
         sort: Annotated[str, Query(max_length=20, pattern="^(node|state|last_seen|-last_seen)$")] = "node",
         after: Annotated[str | None, Query(max_length=64, description="With the order `node`: names behind this one.")] = None,
         limit: Limit = 50,
         cursor: Cursor = None,
+        format: Format = None,
     ) -> Any:
         """List the nodes that count. In `where` the key `state` is the class; by `state` those come first that need somebody most."""
         seen = snapshots.get(fleet)
         keys, _ = seen.nodes(where, sort)
+        if wants_csv(request, format):
+            return csv_answer(csv_exports.nodes(fleet, seen, [name for _, name in keys]))
         last = key_of(cursor, [str, int, str]) if cursor is not None else None
         if last is not None and last[0] != sort:
             raise Refused(Code.REQUEST_INVALID, f"cursor is of a list in the order {last[0][:20]!r}: begin without one")
@@ -99,6 +105,13 @@ def router(route_class: type[APIRoute], snapshots: Snapshots) -> APIRouter:
         """Forget a node that is gone for good. It leaves every list, and its certificates are revoked."""
         found = forgetting.forget(fleet, node)
         return {"node": node, "certificates_revoked": found.certificates, "tokens_withdrawn": found.tokens}
+
+    @api.post("/nodes/{node}/replacement", response_model=Replacement, tags=["nodes"])
+    def replace(fleet: Fleet, node: Name, wish: ReplaceNode) -> Any:
+        """Give a node's name to new hardware: by a token where devices enrol, and elsewhere by its key, or to the first that comes."""
+        digest = bytes.fromhex(wish.fingerprint) if wish.fingerprint is not None else None
+        row = replacing.replace(fleet, node, fingerprint=digest, hours=wish.hours)
+        return {**row, "warnings": replacing.unanswered(fleet) if "token" in row else []}
 
     return api
 

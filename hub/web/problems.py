@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from fleetcast.error_help import MEANINGS
+from hub.core.blueprint.reading import InvalidBlueprint
 from schemas.errors import Code, Refused, Unreachable
 from schemas.limits import TEXT_MAX
 
@@ -33,7 +34,7 @@ STATUSES: Final[Mapping[str, int]] = {
     Code.REQUEST_CROWDED: 429,
     Code.SCHEMA_TOO_LARGE: 413,
     Code.RELEASE_UNKNOWN: 404,
-    Code.RECEIPT_UNKNOWN_NODE: 404,
+    Code.NODE_UNKNOWN: 404,
     Code.NODE_FORGOTTEN: 404,
     Code.RELEASE_CONFLICT: 409,
     Code.RELEASE_BREAKING: 409,
@@ -58,7 +59,7 @@ WORDS: Final[Mapping[str, tuple[str, str]]] = {
         "ask under one of the hub's own names, or add this one to `web_hosts` in the hub's settings",
     ),
     Code.REQUEST_CONTENT_TYPE: ("the body has a type that is not taken here", "send it as the type that the detail names"),
-    Code.RECEIPT_UNKNOWN_NODE: ("the hub knows no node of this name", "compare the name with the list of nodes, GET /api/v1/nodes"),
+    Code.NODE_UNKNOWN: ("the hub knows no node of this name", "compare the name with the list of nodes, GET /api/v1/nodes"),
     Code.NODE_FORGOTTEN: ("the node of this name was forgotten", "admit it again with `fleetcast nodes replace` if it is to come back"),
     Code.RELEASE_BREAKING: (
         MEANINGS[Code.RELEASE_BREAKING][0],
@@ -140,7 +141,10 @@ def _field(option: re.Match[str]) -> str:
 
 
 def of_refused(refused: Refused) -> Response:
-    """Return the answer to what was refused."""
+    """Return the answer to what was refused; it names each mistake of a blueprint."""
+    if isinstance(refused, InvalidBlueprint):
+        errors = [FieldProblem(where=where[:TEXT_MAX], reason=reason[:TEXT_MAX]) for where, reason in refused.places[:ERRORS_MAX]]
+        return answer(refused.code, refused.reason, errors=errors)
     return answer(refused.code, refused.reason)
 
 

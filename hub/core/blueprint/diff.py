@@ -26,6 +26,7 @@ from hub.core.blueprint.changes import (
 from hub.core.blueprint.document import DeploymentTerms
 from hub.core.blueprint.present import ModelFacts, Present, ReleaseFacts
 from hub.core.blueprint.reading import InvalidBlueprint, Mistake, Path, Written
+from hub.core.blueprint.terms_apart import terms_apart
 from hub.core.nodes.device_settings import Chosen
 from hub.core.rollouts import commands, deployments
 from hub.core.rollouts import rollout as core
@@ -83,6 +84,7 @@ class Difference:
     before: Mapping[str, Model]
     after: Mapping[str, Model]
     notes: tuple[str, ...] = ()
+    terms: tuple[str, ...] = ()  # Terms that differ from those of a rollout that has begun: no apply changes them.
 
 
 def wanted_versions(written: Written) -> dict[str, set[str]]:
@@ -284,7 +286,7 @@ def difference(asked: Wanted, present: Present, *, now: int, supersede: bool = F
             after[name] = moved
             if of_model(of, moved) == change:
                 break  # It cannot be tried any further.
-    return Difference(tuple(planned), before, after, tuple(_notes(asked, present)))
+    return Difference(tuple(planned), before, after, tuple(_notes(asked, present)), tuple(terms_apart(asked.models, present)))
 
 
 def halted_before(model: Model, change: ModelChange) -> str:

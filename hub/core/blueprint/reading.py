@@ -50,7 +50,8 @@ class InvalidBlueprint(Refused):
 
     def __init__(self, name: str, mistakes: Sequence[Mistake], code: Code = Code.BLUEPRINT_INVALID) -> None:
         found = sorted({one.at: one for one in reversed(mistakes)}.values(), key=lambda one: one.at)  # The first at each place.
-        self.lines = tuple(f"{shown(name)}:{one.at.line}:{one.at.column}: {one.reason}" for one in found)
+        self.places = tuple((f"{shown(name)}:{one.at.line}:{one.at.column}", one.reason) for one in found)
+        self.lines = tuple(f"{where}: {reason}" for where, reason in self.places)
         first = found[0]
         more = f" ({len(found)} mistakes in all)" if len(found) > 1 else ""
         super().__init__(code, f"{shown(name)}, line {first.at.line}, column {first.at.column}: {first.reason}{more}")
@@ -64,6 +65,7 @@ class Written:
     text: str
     blueprint: Blueprint
     tree: Tree
+    revision: int | None = None  # Where it was not written now, but is one that was applied: somebody goes back to it.
 
     def mistake(self, path: Path, reason: str, *, key: bool = False) -> Mistake:
         """Return a mistake at a part of it."""

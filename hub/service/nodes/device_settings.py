@@ -39,6 +39,7 @@ AT_ONCE = 8  # Nodes between two looks at the clock.
 TELL_SECONDS = 600.0  # Between two statements to one name that its key does not count: two devices may speak in turn.
 LOOK_SECONDS = 10.0  # Between two looks for settings that age, and for nodes that know newer ones than the hub.
 ROLE = "rollouts"  # The role whose key signs settings, and whose life they have.
+CHANGES_KEPT = 20  # Nodes of one command of which the history has what differs.
 NAMES_KEPT = 256  # Nodes that an event names.
 
 
@@ -166,7 +167,7 @@ class SettingsKeeper:
             if self._is_forgotten(wish.node):
                 raise Refused(Code.NODE_FORGOTTEN, f"node {wish.node!r} was forgotten; `fleetcast nodes replace {wish.node}` lets it in")
             if wish.node not in self._nodes and self._enrolments.node(wish.node) is None:
-                raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"node {wish.node!r} has never reported and was never enrolled")
+                raise Refused(Code.NODE_UNKNOWN, f"node {wish.node!r} has never reported and was never enrolled")
             self._read(wish.node)
             serial = self._held[wish.node].document.serial if wish.node in self._held else 0
             if wish.if_serial not in {None, serial}:
@@ -197,8 +198,7 @@ class SettingsKeeper:
             except Refused as refusal:
                 job.refused[name] = refusal
                 continue
-            if job.wish.node is not None:  # Several nodes had different settings before.
-                job.change = core.change_of(before, after)
+            _keep_change(job, name, core.change_of(before, after))
             fresh[name] = self._document(name, after, serial=core.serial_after(held.document if held else None, self._state(name)))
         self._sign(fresh)
         job.changed += fresh
@@ -367,3 +367,11 @@ def _facts(node: fleet.Node) -> NodeFacts:
 
 def _is_ageing(document: DeviceSettings, now: datetime) -> bool:
     return is_ageing(ROLE, datetime.fromtimestamp(document.expires, UTC), now)
+
+
+def _keep_change(job: _Job, name: str, change: Mapping[str, Any]) -> None:
+    """Keep what differs, for the history: by node where several are changed, of the first of them."""
+    if job.wish.node is not None:
+        job.change = dict(change)
+    elif len(job.change.get("before", ())) < CHANGES_KEPT:
+        job.change = {side: {**job.change.get(side, {}), name: change[side]} for side in ("before", "after")}

@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -35,6 +35,8 @@ from schemas.errors import Code, Refused, Unreachable
 log = structlog.get_logger()
 
 REASON_CHARACTERS_MAX: Final = 500
+LOADED_ANEW: Final = "x-fleetcast-look"  # A header of pages that a script loads anew: nobody has looked, and the session ends in time.
+NOT_OF_A_TABLE: Final = frozenset({"cursor", "limit", "more"})  # A table is whole.
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -88,7 +90,9 @@ class Console:
         shown = {name: getattr(answer, name) for name in ("sentence", "cli", "lead", "needs", "crumbs", "refreshes")}
         plain = answer.sentence.striptags() if hasattr(answer.sentence, "striptags") else answer.sentence
         title = {"title": answer.title or plain, "may_not": lambda doing, right: may_not(view, doing, right)}
-        return {**found, **shown, **title, **answer.values}
+        kept = urlencode({name: value for name, value in view.query.items() if name in page.query - NOT_OF_A_TABLE})
+        table = f"{view.address.partition('?')[0]}.csv{'?' if kept else ''}{kept}" if page.table is not None else ""
+        return {**found, **shown, **title, "table_at": table, **answer.values}
 
 
 def console(door: Door, snapshots: Snapshots) -> ASGIApp:
@@ -102,6 +106,7 @@ def console(door: Door, snapshots: Snapshots) -> ASGIApp:
         routes.append(Route(question.path, _safely(own, _asked(own, question)), methods=["GET"]))
         routes.append(Route(question.path, _safely(own, _answered(own, question)), methods=["POST"]))
     routes += [Route(page.path, _safely(own, _page(own, page)), methods=["GET"]) for page in PAGES]
+    routes[:0] = [Route(f"{page.path}.csv", _safely(own, _table(own, page)), methods=["GET"]) for page in PAGES if page.table is not None]
     routes.append(Route("/{rest:path}", _safely(own, lambda request: _nowhere(own, request)), methods=["GET", "POST"]))
     app = Starlette(routes=routes)
     app.router.redirect_slashes = False
@@ -133,7 +138,7 @@ def _check_query(request: Request, known: frozenset[str]) -> None:
 
 def _page(own: Console, page: Page) -> Handler:
     async def handle(request: Request) -> Response:
-        session = await own.session(request)
+        session = await own.session(request, looks=LOADED_ANEW not in request.headers)
         if not may(session.role, page.right):
             return await _wrong(own, request, no_right(page.doing, page.right, session), session)
         _check_query(request, page.query)
@@ -148,6 +153,22 @@ def _page(own: Console, page: Page) -> Handler:
             )
 
         return _html(await run_in_threadpool(made))
+
+    return handle
+
+
+def _table(own: Console, page: Page) -> Handler:
+    """Return the handler of what a page shows, all of it, as a table that is sent while it is read."""
+
+    async def handle(request: Request) -> Response:
+        session = await own.session(request)
+        if not may(session.role, page.right):
+            return await _wrong(own, request, no_right(page.doing, page.right, session), session)
+        _check_query(request, page.query)
+        view = View.of(request, own.door.of_request(session.actor), own.shared, session, int(time.time()))
+        assert page.table is not None  # noqa: S101  # else there is no such route
+        table = await run_in_threadpool(page.table, view)
+        return StreamingResponse(table.lines(), headers={**rendering.HEADERS, **table.headers})
 
     return handle
 
@@ -178,7 +199,8 @@ async def _question(
 
     def made() -> str:
         values = own.frame(view, asking.section, csrf=forms.token_of(cookie, request.url.path))
-        asked = {"asking": asking, "stale": stale, "action": view.address, "given": given or {}}
+        filled = [name for name, value in (given or {}).items() if value]
+        asked = {"asking": asking, "stale": stale, "action": view.address, "given": given or {}, "filled": filled}
         return rendering.page(asking.template, {**values, **asking.values, **asked})
 
     return _html(await run_in_threadpool(made), status)

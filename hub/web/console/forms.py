@@ -13,7 +13,7 @@ from schemas.errors import Code, Refused
 from schemas.limits import KIB
 
 BODY_BYTES_MAX: Final = 16 * KIB
-FIELDS_MAX: Final = 20
+FIELDS_MAX: Final = 64  # A start has some 25, and one for each parameter of the release, of which there are up to 16
 CSRF: Final = "csrf"  # Name of the field.
 
 

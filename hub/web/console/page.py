@@ -17,6 +17,7 @@ from markupsafe import Markup
 from starlette.requests import Request
 
 from hub.operations.console_sessions import Session
+from hub.operations.csv_exports import Table
 from hub.operations.opened_fleet import OpenedFleet
 from hub.operations.snapshot import Snapshot
 from hub.web.console.shared import Shared
@@ -80,6 +81,7 @@ class Page:
     query: frozenset[str] = frozenset()
     right: Right = "viewer"
     doing: str = "Looking at this"
+    table: Callable[[View], Table] | None = None  # What the same address with `.csv` behind its path has, by the same parameters.
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,12 @@ class Asking:
     values: Mapping[str, Any] = field(default_factory=dict)  # What a template of its own shows besides.
     figure: str = ""  # What its counts are, in words: shown beside the new ones where it has changed meanwhile.
 
+    @property
+    def groups(self) -> Mapping[str, Sequence["Input"]]:
+        """Return the fields that are closed at first, by their heading."""
+        names = dict.fromkeys(one.group for one in self.fields if one.group)
+        return {name: [one for one in self.fields if one.group == name] for name in names}
+
 
 @dataclass(frozen=True, slots=True)
 class Input:
@@ -114,6 +122,7 @@ class Input:
     is_required: bool = True
     kind: Literal["text", "check"] = "text"  # A box that is ticked sends "yes".
     hint: str = ""
+    group: str = ""  # Heading of the part of the form that is closed at first; empty where it is always open.
 
 
 @dataclass(frozen=True, slots=True)

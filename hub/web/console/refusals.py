@@ -17,7 +17,7 @@ MENDS: Final = {  # What mends it on a page, which has no fields and headers to 
     Code.REQUEST_FOREIGN: "load the page again, and send its form from there",
     Code.REQUEST_INVALID: "go back, and correct what is named",
     Code.REQUEST_CONTENT_TYPE: "load the page again, and send its form from there",
-    Code.RECEIPT_UNKNOWN_NODE: "compare the name with the list of nodes",
+    Code.NODE_UNKNOWN: "compare the name with the list of nodes",
 }
 BUG: Final = "That is a bug in fleetcast, not yours. Nothing was changed."
 

@@ -1,6 +1,7 @@
 """`fleetcast drift`, `drift explain` and `export-windows`, run as operators and scripts run them, on a folder in which days have passed."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,9 +12,13 @@ import pytest
 
 from hub.database import parquet_export
 from hub.database.store import Store
+from hub.operations import api_tokens
+from hub.operations.opening import open_fleet
+from hub.web.server import Server
 from schemas.analytics_messages import MergedWindow
 from tests.databases import url_of
 from tests.hub.cli.fleets import Done, run
+from tests.hub.cli.test_remote import in_process
 from tests.hub.drifted import BEGIN, DAY, Days
 
 DRIFTS = 11
@@ -284,3 +289,39 @@ def test_pages_of_intervals_leave_none_out(drifting: Path, monkeypatch: pytest.M
 
     assert _windows(drifting) == whole
     assert len(whole) == 14
+
+
+@pytest.fixture(scope="module")
+def over_the_api(drifting: Path) -> Iterator[tuple[str, ...]]:
+    """Words by which the command line asks the API of this folder, with the token of a viewer."""
+    fleet = open_fleet(drifting, "test")
+    (drifting / "viewer").write_text(api_tokens.make(fleet, name="viewer", role="viewer", days=1)[1])
+    server = Server(fleet)
+    url = server.start()
+    assert url is not None
+    yield "--hub", url, "--token-file", str(drifting / "viewer")
+    server.stop()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("delay", "--signal", "delay", "--signal", "carrier"),
+        ("delay@1.0.0", "--cohort", "nyc", "--signal", "delay", "--at", "2026-03-05T12:00", "--json"),
+        ("delay", "--json"),
+        ("nothing",),
+        ("delay", "--signal", "wind"),
+    ],
+)
+def test_explain_prints_the_same_over_the_api(drifting: Path, over_the_api: tuple[str, ...], words: tuple[str, ...]) -> None:
+    here = in_process("drift", "explain", *words, FLEETCAST_DIR=str(drifting))
+    there = in_process(*over_the_api, "drift", "explain", *words, FLEETCAST_DIR="/nowhere")
+
+    assert (there.returncode, there.stdout, there.stderr) == (here.returncode, here.stdout, here.stderr)
+
+
+def test_explain_draws_the_same_file_over_the_api(drifting: Path, over_the_api: tuple[str, ...], tmp_path: Path) -> None:
+    for words, name in (((), "here.svg"), (over_the_api, "there.svg")):
+        assert in_process(*words, "drift", "explain", "delay", "--svg", str(tmp_path / name), FLEETCAST_DIR=str(drifting)).returncode == 0
+
+    assert (tmp_path / "here.svg").read_bytes() == (tmp_path / "there.svg").read_bytes()

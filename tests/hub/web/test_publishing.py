@@ -141,7 +141,9 @@ def test_what_the_team_did_not_sign_is_refused_and_nothing_is_visible(here: Aske
     found = {name: finish(here, number, role) for name, (role, _, _) in cases.items()}
 
     assert {name: one[:2] for name, one in found.items()} == {name: (status, str(code)) for name, (_, status, code) in cases.items()}
-    assert f"has version {role.version - 1} now, and the release was signed for version {role.version + 1}" in found["a version skipped"][2]
+    assert (
+        f"has version {role.version - 1} now, and what was sent was signed for version {role.version + 1}" in found["a version skipped"][2]
+    )
     assert versions(here) == ["1.0.0", "1.1.0"]
     assert finish(here, number, signed.role)[0] == 200
 

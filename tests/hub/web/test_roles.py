@@ -18,6 +18,8 @@ BODIES = {
     ("POST", "/node-settings/effect"): {"where": "site=jfk", "labels": {"ring": "canary"}},
     ("POST", "/plan"): {"model": "m", "version": "1.0.0"},
     ("POST", "/publications"): {"model": "m", "version": "9.0.0", "manifest": "AAAA"},
+    ("POST", "/drift/explanation"): {"model": "m"},
+    ("POST", "/nodes/{node}/replacement"): {"hours": 1},
     ("POST", "/tokens"): {"name": "another", "role": "viewer"},
 }
 NAMES = {
@@ -29,7 +31,10 @@ NAMES = {
     "token": "00000000",
     "publication": "0" * 32,
     "payload": "0" * 64,
+    "revision": "1",
+    "application": "0" * 16,
 }
+HAS_NO_WAIT = {"/tokens", "/tokens/{token}", "/nodes/{node}", "/nodes/{node}/replacement", "/drift/explanation", "/blueprint/diff"}
 
 
 def path_of(template: str) -> str:
@@ -49,7 +54,7 @@ def test_each_route_lets_in_the_roles_of_the_table_alone(here: Asked, role: str 
         if template == "/events/stream" and role is not None:
             continue  # It does not end: tests/hub/web/test_event_stream.py.
         more = {"json": BODIES[method, template]} if (method, template) in BODIES else {}
-        wait = "?wait=0" if method != "GET" and template not in {"/tokens", "/tokens/{token}", "/nodes/{node}"} else ""
+        wait = "?wait=0" if method != "GET" and template not in HAS_NO_WAIT else ""
         answer = here.ask(method, path_of(template) + wait, role, **more)
         expected = right == "anybody" or (role is not None and may(role, right))
         is_let_in = answer.status_code not in {401, 403}

@@ -2,7 +2,7 @@
 "use strict";
 
 const policy = window.trustedTypes ? trustedTypes.createPolicy("fleetcast", { createHTML: (text) => text }) : { createHTML: (text) => text };
-const STALE_MS = 25000, MARK_MS = 8000, RETRY_MS = 8000;
+const STALE_MS = 25000, MARK_MS = 8000, RETRY_MS = 8000, LOAD_MS = 30000;
 const main = document.getElementById("main"), clock = document.getElementById("clock"), clockText = document.getElementById("clock-text");
 const said = document.getElementById("said");
 const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -34,8 +34,31 @@ function live() {
   });
   source.addEventListener("over", () => { source.close(); location.reload(); });
   source.addEventListener("error", () => {
-    if (source.readyState === EventSource.CLOSED) setTimeout(live, RETRY_MS);
+    if (source.readyState === EventSource.CLOSED) load();
   });
+}
+
+// Where the hub follows no more pages, this one is loaded anew each half minute, and following it is tried again each time.
+async function load() {
+  let pause = RETRY_MS;
+  try {
+    const answer = await fetch(main.dataset.page, { headers: { "x-fleetcast-look": "no" } });
+    if (answer.redirected) return location.reload();
+    if (answer.ok) {
+      const text = await answer.text();
+      const fresh = new DOMParser().parseFromString(policy.createHTML(text), "text/html");
+      const at = fresh.getElementById("clock").dataset.at;
+      for (const one of fresh.querySelectorAll("[data-live]")) waiting.set(one.dataset.live, { name: one.dataset.live, html: one.innerHTML, at });
+      if (document.title !== fresh.title) document.title = fresh.title;
+      settle();
+      beat(at);
+      lastBeat += LOAD_MS;
+      if (!held) clockText.textContent = `each half minute, ${at} UTC`;
+      said.textContent = "The hub follows no more pages: this one is loaded anew each half minute.";
+      pause = LOAD_MS;
+    }
+  } catch { /* The hub does not answer: the page is stale, and says so. */ }
+  setTimeout(live, pause);
 }
 
 function beat(at) {
@@ -45,7 +68,7 @@ function beat(at) {
   clock.classList.remove("stale");
   document.body.classList.remove("stale");
   clockText.textContent = held ? `held at ${at} UTC` : `live, ${at} UTC`;
-  if (said.textContent.startsWith("Stale")) said.textContent = "";
+  if (/^(Stale|The hub follows)/.test(said.textContent)) said.textContent = "";
 }
 
 setInterval(() => {

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from hub.database.rows import EventRow
+from hub.operations import csv_exports
+from hub.operations.csv_exports import Table
 from hub.web.console.moments import moment
 from hub.web.console.page import Answer, Page, View
 from hub.web.console.pages.alerts import before_of
@@ -20,10 +22,7 @@ FILTERS: Final = ("actor", "model", "node", "kind")
 
 def load(view: View) -> Answer:
     """Return a page of changes."""
-    asked = {name: view.query[name] for name in FILTERS if view.query.get(name)}
-    for name, text in asked.items():
-        if len(text) > TEXT_MAX or not text.isprintable():
-            raise Refused(Code.REQUEST_INVALID, f"{name} has at most {TEXT_MAX} printable characters")
+    asked = _asked(view)
     limit, before = limit_of(view.query), before_of(view.query)
     rows, more = newest(
         before,
@@ -46,6 +45,20 @@ def load(view: View) -> Answer:
         },
         title="audit",
     )
+
+
+def table(view: View) -> Table:
+    """Return all changes that are asked for."""
+    asked = _asked(view)
+    return csv_exports.changes(view.fleet, lambda row: _matches(row, asked))
+
+
+def _asked(view: View) -> dict[str, str]:
+    asked = {name: view.query[name] for name in FILTERS if view.query.get(name)}
+    for name, text in asked.items():
+        if len(text) > TEXT_MAX or not text.isprintable():
+            raise Refused(Code.REQUEST_INVALID, f"{name} has at most {TEXT_MAX} printable characters")
+    return asked
 
 
 def _sentence(asked: Mapping[str, str]) -> str:
@@ -116,4 +129,4 @@ def _short(value: Any) -> str:
             return str(value)
 
 
-PAGES: Final = (Page("/audit", "audit.html", load, "Audit", frozenset({*FILTERS, "cursor", "limit"})),)
+PAGES: Final = (Page("/audit", "audit.html", load, "Audit", frozenset({*FILTERS, "cursor", "limit"}), table=table),)

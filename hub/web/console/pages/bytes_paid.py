@@ -5,8 +5,9 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, get_args
 
 from fleetcast.counted import counted as number_of
-from hub.operations import byte_sums
-from hub.operations.byte_sums import DAY, By, Sum, of_day, sums, total
+from hub.operations import byte_sums, csv_exports
+from hub.operations.byte_sums import DAY, By, Day, Sum, of_day, sums, total
+from hub.operations.csv_exports import Table
 from hub.web.console.page import Answer, Page, View
 from hub.web.console.pages.node_words import megabytes
 from hub.web.console.sentence import path
@@ -26,12 +27,8 @@ NAMES: Final = {"link": "class of link", "release": "release", "site": "site", "
 def load(view: View) -> Answer:
     """Return the bytes of a day."""
     day, by = _day(view), _by(view)
-    begin = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
-    is_today = begin <= view.now < begin + DAY
-    nodes = view.snapshot.seen.nodes
-    found = view.shared.get(
-        ("bytes", begin), lambda: of_day(view.fleet.store.database, nodes, day=begin, now=view.now), seconds=SECONDS, at_most=DAYS_MAX
-    )
+    is_today = _begin(day) <= view.now < _begin(day) + DAY
+    found = day_of(view, day)
     every = total("all", found.transfers)
     links = {one.name: one for one in sums(found.transfers, "link")}
     shown = [links.get(name, Sum(name, 0, 0, 0, 0, 0)) for name in get_args(LinkClass)]
@@ -67,6 +64,24 @@ def load(view: View) -> Answer:
         title=f"bytes {'today' if is_today else day.isoformat()}",
         lead=f"By receipts{' and reports' if is_today else ''} of {number_of(every.nodes, 'node')}, day of UTC. {ADDS_UP}",
     )
+
+
+def day_of(view: View, day: date) -> Day:
+    """Return the transfers of a day, which are read once for all viewers."""
+    begin, nodes = _begin(day), view.snapshot.seen.nodes
+    return view.shared.get(
+        ("bytes", begin), lambda: of_day(view.fleet.store.database, nodes, day=begin, now=view.now), seconds=SECONDS, at_most=DAYS_MAX
+    )
+
+
+def _begin(day: date) -> int:
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
+
+
+def table(view: View) -> Table:
+    """Return all sums of a day that are asked for."""
+    day, only = _day(view), {name: view.query[name] for name in FILTERS if name in view.query}
+    return csv_exports.bytes_of(day_of(view, day), day.isoformat(), _by(view), only=only)
 
 
 def _nodes_at(day: date, only: Mapping[str, str]) -> str:
@@ -148,4 +163,4 @@ def _out_of_budget(view: View) -> list[Any]:
     ]
 
 
-PAGES: Final = (Page("/bytes", "bytes.html", load, "Bytes", frozenset({"day", "by", *FILTERS})),)
+PAGES: Final = (Page("/bytes", "bytes.html", load, "Bytes", frozenset({"day", "by", *FILTERS}), table=table),)

@@ -10,7 +10,8 @@ from markupsafe import Markup
 from fleetcast.counted import verb
 from hub.core.drift import shift_size
 from hub.database.drift_queries import Findings
-from hub.operations import drift_story
+from hub.operations import csv_exports, drift_story
+from hub.operations.csv_exports import Table
 from hub.operations.drift_effect import WHISKER_SDS, Effect, effects
 from hub.operations.drift_rows import SIGNALS
 from hub.operations.drift_story import Explained, Story
@@ -41,6 +42,11 @@ def load(view: View) -> Answer:
     rows = _ordered([row for row in drift_of(view) if model in {None, row["model"]}])
     chosen = next((row for row in rows if row["evidence"] is not None), None)
     return _answer(view, rows, chosen)
+
+
+def table(view: View) -> Table:
+    """Return all streams that are asked for."""
+    return csv_exports.drift(view.fleet, view.query.get("model"), None)
 
 
 def load_stream(view: View) -> Answer:
@@ -363,7 +369,7 @@ def _size(one: SignalDrift) -> str:
 
 QUERY: Final = frozenset({"signal", "at", "about"})
 PAGES: Final = (
-    Page("/drift", "drift.html", load, "Drift", frozenset({"model"})),
+    Page("/drift", "drift.html", load, "Drift", frozenset({"model"}), table=table),
     Page("/drift/{model}/{version}/{cohort}", "drift.html", load_stream, "Drift", QUERY),
 )
 QUESTIONS: Final = (

@@ -8,6 +8,8 @@ from fleetcast.error_help import MEANINGS
 from hub.core.rollouts.fleet import Node
 from hub.core.rollouts.node_class import BY_NEED
 from hub.database.enrolments import Enrolments
+from hub.operations.byte_sums import DAY, Sum, of_day, sums, total
+from hub.operations.node_changes import document_of
 from hub.operations.node_classes import NodeLine
 from hub.operations.node_findings import findings_by_node
 from hub.operations.node_story import Step, evidence_of, receipt_lines, settings_of, way
@@ -17,7 +19,7 @@ from hub.web.console.page import Answer, Page, View
 from hub.web.console.pages.node_words import does, megabytes, wanted
 from hub.web.console.refusals import NotThere, Wrong
 from hub.web.console.sentence import bold, code, link, path, said
-from hub.web.pictures.bullet import bullet
+from hub.web.pictures.bullet import bullet, planned_and_spent
 from schemas.errors import Code
 from schemas.names import sha256
 from schemas.receipt import Evidence
@@ -50,6 +52,7 @@ def load(view: View) -> Answer:
             "findings": _findings(view, node),
             "receipts": [_receipt(one, view.now) for one in receipt_lines(receipts, node.public_key)],
             "budgets": _budgets(node),
+            "day": _day(view, node),
             "settings": settings_of(view.fleet, node),
             "device": _device(view, node),
         },
@@ -190,6 +193,45 @@ def _budgets(node: Node) -> list[dict[str, Any]]:
                 {"name": f"fetch of {slot.model} {slot.target_version or ''}", "picture": picture, "spent": spent, "limit": f"{limit} MB"}
             )
     return found
+
+
+def _day(view: View, node: Node) -> dict[str, Any]:
+    """Return what the node has received today, planned against spent, by its receipts and what is under way."""
+    begin = view.now - view.now % DAY
+    found = of_day(view.fleet.store.database, view.snapshot.seen.nodes, day=begin, now=view.now, node=node.name)
+    rows = sums(found.transfers, "release")
+    every = total("all", found.transfers)
+    full = max((max(one.received, one.planned - one.reused) for one in rows), default=0)
+    shown = [_day_row(one, full) for one in rows]
+    return {
+        "rows": shown,
+        "every": _day_row(every, 0),
+        "at": path("bytes", by="node"),
+        "budget": _day_budget(view, node, every.received),
+    }
+
+
+def _day_row(one: Sum, full: int) -> dict[str, Any]:
+    planned = one.planned - one.reused  # What was to come over the road.
+    spent, limit = megabytes(one.received), megabytes(planned)
+    picture = planned_and_spent(one.received, planned, full=full, label=f"{spent} of {limit} MB") if full else None
+    return {
+        "name": one.name.replace("@", " "),
+        "picture": picture,
+        "spent": spent,
+        "planned": limit,
+        "wasted": megabytes(one.wasted) if one.wasted else "",
+        "is_over": one.received > planned,
+    }
+
+
+def _day_budget(view: View, node: Node, spent: int) -> str:
+    """Return how much of the day's budget that is, where the hub has set one for the node's class of link."""
+    document = document_of(view.fleet.repository, node.name)
+    budget = (document.budgets or {}).get(node.state.link or "") if document is not None else None
+    if budget is None or budget.bytes_day_max is None:
+        return ""
+    return f"{megabytes(spent)} of {megabytes(budget.bytes_day_max)} MB a day that the hub allows over {node.state.link} links"
 
 
 def _device(view: View, node: Node) -> list[tuple[str, str | Markup]]:

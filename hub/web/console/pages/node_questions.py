@@ -50,7 +50,7 @@ def _to_hold(view: View) -> tuple[NodeLine, str, int, int]:
     node, model = check_name("node", view.params["node"]), check_name("model", view.params["model"])
     line = next((one for one in view.snapshot.by_node.get(node, ()) if one.model == model), None)
     if line is None:
-        raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"no deployment of {model} decides for node {node!r}, or it is not known")
+        raise Refused(Code.NODE_UNKNOWN, f"no deployment of {model} decides for node {node!r}, or it is not known")
     if line.serves is None:
         raise Refused(Code.ROLLOUT_INVALID, f"node {node} serves no release of {model} that it could be held on")
     present = model_of(view.fleet.repository, model)

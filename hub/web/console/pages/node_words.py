@@ -55,9 +55,11 @@ def bytes_of(node: Any, model: str) -> str:
 
 
 def megabytes(number: float) -> str:
-    """Return bytes as megabytes: two digits that count."""
+    """Return bytes as megabytes, two digits that count: the one way in which the console writes them."""
     found = number / 1e6
-    return f"{found:,.0f}" if found >= 10 else f"{found:.1f}" if found >= 1 or found == 0 else f"{found:.2f}" if found >= 0.01 else "<0.01"
+    if not found:
+        return "0"
+    return f"{found:,.0f}" if found >= 10 else f"{found:.1f}" if found >= 1 else f"{found:.2f}" if found >= 0.01 else "<0.01"
 
 
 def node_link(name: str) -> str:

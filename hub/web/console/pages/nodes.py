@@ -9,6 +9,8 @@ from markupsafe import Markup
 from fleetcast.counted import verb
 from hub.core.rollouts.node_class import BY_NEED
 from hub.core.rollouts.node_filter import STATE_KEY
+from hub.operations import csv_exports
+from hub.operations.csv_exports import Table
 from hub.operations.node_listing import DEFAULT_SORT, Asked, Facet, Listing, Place, cut, listing
 from hub.operations.snapshot import Snapshot
 from hub.web.console.moments import counted, moment
@@ -63,6 +65,14 @@ def load(view: View) -> Answer:
         title=_title(found, asked),
         lead=_lead(found, asked),
     )
+
+
+def table(view: View) -> Table:
+    """Return all nodes that are asked for."""
+    query = view.query
+    asked = Asked(query.get("where", "").strip(), *(query.get(name, "") for name in CHOICES))
+    found = listing(view.snapshot, asked, query.get("sort", DEFAULT_SORT))
+    return csv_exports.nodes(view.fleet, view.snapshot, [one.node for one in found.places])
 
 
 def limit_of(query: Mapping[str, str]) -> int:
@@ -230,5 +240,5 @@ def marked(sentence: str) -> Markup:
     return said("No node matches ", bold(first), ". ", near)
 
 
-PAGES: Final = (Page("/nodes", "nodes.html", load, "Nodes", QUERY),)
+PAGES: Final = (Page("/nodes", "nodes.html", load, "Nodes", QUERY, table=table),)
 assert set(TONES) | set(VERBS) == set(BY_NEED)  # noqa: S101  # the sentence and the one below it count every class

@@ -14,13 +14,13 @@ from hub.operations.node_classes import NodeLine
 from hub.operations.queueing import queue
 from hub.web.console.moments import counted
 from hub.web.console.page import Asking, Done, Given, Question, View
+from hub.web.console.pages.node_words import megabytes
 from hub.web.console.pages.rollout import PATH
 from hub.web.console.pages.rollout_facts import RolloutFacts, rollout_of
 from hub.web.console.sentence import short
 from schemas.errors import Code, Refused
 
 NAMED_MAX: Final = 3
-MEGABYTE: Final = 1_000_000
 
 
 def ask_halt(view: View) -> Asking:
@@ -225,12 +225,7 @@ def _cost(facts: RolloutFacts, lines: Sequence[NodeLine]) -> str:
         return ""
     each = sum(planned) / len(planned)
     roaming = sum(line.node.state.link == "roaming" for line in lines)
-    return f": about {_megabytes(each * len(lines))} MB, {_megabytes(each * roaming)} of it roaming"
-
-
-def _megabytes(number: float) -> str:
-    found = number / MEGABYTE
-    return "0" if not found else f"{found:,.0f}" if found >= 10 else f"{found:.2g}"
+    return f": about {megabytes(each * len(lines))} MB, {megabytes(each * roaming)} of it roaming"
 
 
 def _done(kind: type[commands.OfDeployment]) -> Callable[[View, Given], Done]:

@@ -10,6 +10,7 @@ from hub.operations.deployed import model_of, release_of
 from hub.operations.queueing import queue
 from hub.web.console.moments import counted
 from hub.web.console.page import Asking, Done, Given, Input, Question, View
+from hub.web.console.pages import start_terms
 from hub.web.console.pages.release_plan import Planned, cost, planned, rows, warnings, who
 from hub.web.console.sentence import path
 from schemas.deployments import DEFAULT
@@ -31,7 +32,7 @@ STAGES: Final = ((1000, "1,10,50,100"), (100, "5,25,100"), (20, "10,50,100"), (2
 def ask_start(view: View) -> Asking:
     """Return the question behind Roll out."""
     model, version = view.params["model"], view.params["version"]
-    release_of(view.fleet.repository, model, version)
+    _, manifest = release_of(view.fleet.repository, model, version)
     place = _place(view)
     found = planned(view, model, rollouts.start_of({"version": version, **place}))
     present = model_of(view.fleet.repository, model)
@@ -68,6 +69,7 @@ def ask_start(view: View) -> Asking:
         fields.append(Input("supersede", said, is_required=False, kind="check"))
     if found.breaks:
         fields.append(Input("breaking", "Start although programs would not work with it", is_required=False, kind="check"))
+    fields += start_terms.inputs(manifest.parameters or ())
     return Asking(
         heading=f"Roll out {title}?",
         text=_text(found, stages),
@@ -155,17 +157,20 @@ def _cli(model: str, version: str, place: Mapping[str, str], stages: str) -> str
 def start(view: View, given: Given) -> Done:
     """Start the rollout as the form has it."""
     model, fields = view.params["model"], given.fields
+    _, manifest = release_of(view.fleet.repository, model, view.params["version"])
+    terms = start_terms.terms(fields, manifest.parameters or (), now=view.now)
     asked: dict[str, Any] = {
+        **terms,
         "version": view.params["version"],
         "stages": fields["stages"].strip(),
         "approve": [_key(one) for one in fields.get("approve", "").split(",") if one.strip()],
-        "gate": {"soak_seconds": _minutes(fields.get("soak", "").strip()) * 60},
+        "gate": {**terms["gate"], "soak_seconds": _minutes(fields.get("soak", "").strip()) * 60},
         **{name: text for name in ("activate", "fetch") if (text := fields.get(name, "").strip())},
         **{name: True for name in ("supersede", "breaking") if fields.get(name) == "yes"},
         **_place(view),
     }
     wish = rollouts.start_of(asked).model_copy(update={"if_serial": int(given.etag), **({"why": given.reason} if given.reason else {})})
-    prepared = rollouts.start(view.fleet, model, wish)
+    prepared = rollouts.start(view.fleet, model, wish, require_check=fields.get("require_check") == "yes")
     at = path("models", model, "deployments", prepared.deployment, "rollouts")
     return Done(at, queue(view.fleet, prepared.model, prepared.command))
 

@@ -212,10 +212,37 @@ def fleets(draw: st.DrawFn) -> Present:
     return fleet(*found, chosen=draw(st.dictionaries(st.integers(0, 5), CHOSEN, max_size=4)))
 
 
+@pytest.mark.parametrize(
+    ("terms", "more", "named"),
+    [
+        ("stages: [10, 100]", {}, "stages differ from what 1.0.0 was rolled out on."),
+        (
+            "stages: [10, 100]",
+            {"state": "running", "stages": (Stage(5), Stage(100))},
+            "stages differ from what 1.0.0 is being rolled out on;",
+        ),
+        ("stages: [5, {percent: 100, approve: true}]", {"stages": (Stage(5), Stage(100, approve=False))}, ""),
+        ("gate: {soak_seconds: 60}", {"gate": Gate(soak_seconds=60)}, ""),
+        ("gate: {soak_seconds: 60}, deadline: 2h", {"deadline": 3601}, "gate and deadline differ"),
+        ("deadline: 1h", {"deadline": 3601}, ""),
+        ("stages: [10, 100]", {"state": "rolled_back"}, ""),
+        ("activate: '22:00-05:00'", {}, "hours in which nodes switch differ"),
+    ],
+)
+def test_terms_that_differ_alone_are_named_and_change_nothing(terms: str, more: dict[str, Any], named: str) -> None:
+    text = f"blueprint: 1\nmodels: {{m: {{deployments: {{default: {{release: 1.0.0, {terms}}}}}}}}}\n"
+
+    found = compared(text, fleet(deployment(**more)))
+
+    assert (named in " ".join(found.terms), bool(found.terms)) == (True, bool(named)), found.terms
+    assert more.get("state") == "rolled_back" or found.planned == ()
+
+
 @settings(max_examples=60, deadline=None)
 @given(fleets())
 def test_an_export_of_any_fleet_differs_from_it_in_nothing(present: Present) -> None:
-    assert compared(export(present, based_on=3), present).planned == ()
+    found = compared(export(present, based_on=3), present)
+    assert (found.planned, found.terms) == ((), ())
 
 
 @settings(max_examples=60, deadline=None)

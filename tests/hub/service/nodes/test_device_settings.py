@@ -135,7 +135,7 @@ def test_the_same_again_signs_nothing(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("fields", "code"),
     [
-        ({"node": "typo"}, Code.RECEIPT_UNKNOWN_NODE),
+        ({"node": "typo"}, Code.NODE_UNKNOWN),
         ({"where": "ring=typo"}, Code.SELECTOR_INVALID),
         ({"where": "ring in (", "cohort": "x"}, Code.SELECTOR_INVALID),
         ({"node": "gone"}, Code.NODE_FORGOTTEN),

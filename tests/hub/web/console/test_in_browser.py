@@ -342,3 +342,25 @@ def test_a_page_that_hears_nothing_says_since_when_and_follows_again(browser: An
         so(page, "!document.body.classList.contains('stale')")
         assert page.locator("#said").text_content() == ""
         context.close()
+
+
+def test_a_page_that_finds_no_room_to_be_followed_is_loaded_anew(browser: Any, at: Plant) -> None:
+    context, crowded = browser.new_context(), True
+    page = context.new_page()
+    page.clock.install()
+    page.route("**/live?*", lambda route: route.fulfill(status=429) if crowded else route.continue_())
+    page.goto(at.link("viewer"))
+    page.click("main button.go")
+    page.wait_for_url(f"{at.url}/")
+    so(page, "document.getElementById('clock-text').textContent.startsWith('each half minute, ')")
+
+    assert page.locator("#said").inner_text() == "The hub follows no more pages: this one is loaded anew each half minute."
+    with page.expect_response(lambda answer: answer.request.headers.get("x-fleetcast-look") == "no"):
+        page.clock.fast_forward(31_000)
+    so(page, "document.getElementById('clock-text').textContent.startsWith('each half minute, ')")
+    assert not page.evaluate("document.body.classList.contains('stale')")
+    crowded = False
+    page.clock.fast_forward(31_000)
+    so(page, "document.getElementById('clock-text').textContent.startsWith('live, ')")
+    assert page.locator("#said").text_content() == ""
+    context.close()

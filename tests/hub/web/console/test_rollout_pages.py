@@ -128,7 +128,7 @@ def test_a_screen_on_a_wall_goes_from_each_page_to_the_next(as_role: Callable[[s
             "Halt delay 1.4.0? 4 nodes keep 1.4.0, 8 stay on what they serve (8 on 1.3.2). 1 of them has begun to fetch and will stop.",
         ),
         ("back", "Take 4 nodes back? Each goes back to what it served before: 4 to 1.3.2."),
-        ("approve", "Approve stage 2? When stage 1 has passed, 6 nodes move to 1.4.0: about 0.006 MB"),
+        ("approve", "Approve stage 2? When stage 1 has passed, 6 nodes move to 1.4.0: about <0.01 MB"),
         ("retry", "tries once more. Their failures count again."),
     ],
 )
@@ -219,10 +219,17 @@ def test_bytes_of_today_add_up_over_the_classes_of_link(as_role: Callable[[str],
     page = person.page("/bytes?by=site")
     one = re.search(r'href="(/bytes\?[^"]*by=node[^"]*site=[^"]*)">1</a>', page)
 
-    assert heading(page) == "<0.01 MB received of <0.01 planned today, 0.0 wasted"
+    assert heading(page) == "<0.01 MB received of <0.01 planned today, 0 wasted"
     assert "By receipts and reports of 1 node" in text_of(page)
     assert one is not None, page
-    assert person.page(one[1].replace("&amp;", "&")).count('<a href="/nodes/') == 1
+    only = person.page(one[1].replace("&amp;", "&"))
+    assert only.count('<a href="/nodes/') == 1
+    node = re.search('<a href="(/nodes/[^"]+)"', only)
+    assert node is not None
+    own = text_of(person.page(node[1]))
+    assert re.search(r"Bytes today received of planned.* <0.01 of <0.01 all today <0.01 of <0.01", own), own
+    others = [name for name in re.findall('<a href="(/nodes/[^"?]+)"', person.page("/nodes")) if name != node[1]]
+    assert "It has fetched nothing today." in text_of(person.page(others[0]))
 
 
 def test_a_rollout_is_halted_with_a_reason_and_a_late_form_sees_both_figures(half_way: Plant, as_role: Callable[[str], Person]) -> None:

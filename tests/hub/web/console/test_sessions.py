@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from hub.database import tables
 from hub.operations import api_tokens, console_sessions
-from hub.web.console import forms
+from hub.web.console import forms, live
 from hub.web.console.pages import PAGES
 from hub.web.guard import Door
 from tests.hub.web.console.people import ORIGIN, Person, heading, hidden, text_of
@@ -102,6 +102,31 @@ def test_a_session_ends_when_it_is_idle_or_old(sign_in: SignIn, door: Door, colu
     assert "You were signed out at" in person.page(answer.headers["location"])
 
 
+def test_a_page_that_loads_itself_anew_keeps_no_session_open(sign_in: SignIn, door: Door) -> None:
+    person, then = sign_in("viewer"), int(time.time()) - 600
+
+    def used_at() -> int:
+        with door.fleet.store.database.read() as db:
+            return int(db.execute(select(tables.console_sessions.c.used_at)).scalar_one())
+
+    with door.fleet.store.database.write() as db:
+        db.execute(update(tables.console_sessions).values(used_at=then, looked_at=then))
+    assert person.get("/", headers={"x-fleetcast-look": "no"}).status_code == 200
+    assert used_at() == then
+    assert person.get("/").status_code == 200
+    assert used_at() > then
+
+
+def test_a_page_for_which_there_is_no_room_is_told_so(sign_in: SignIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    person = sign_in("viewer")
+    monkeypatch.setattr(live, "STREAMS_MAX", 0)
+    answer = person.get("/live", params={"page": "/", "regions": "head"})
+
+    assert answer.status_code == 429
+    assert "0 pages are followed, and no more may be" in text_of(answer.text)
+    assert person.get("/").status_code == 200  # The page itself is there, and its script loads it anew.
+
+
 def test_a_session_ends_with_its_token(sign_in: SignIn, door: Door) -> None:
     person = sign_in("viewer")
     api_tokens.revoke(door.fleet, "viewer")
@@ -188,7 +213,7 @@ def test_a_form_that_is_none_is_refused(sign_in: SignIn) -> None:
     for body, sent_as, status in (
         (b"a=1&a=2", kind, 422),
         (b"a=" + b"x" * 17_000, kind, 413),
-        (b"&".join(b"f%d=1" % number for number in range(30)), kind, 422),
+        (b"&".join(b"f%d=1" % number for number in range(forms.FIELDS_MAX + 1)), kind, 422),
         (b"\xff=1", kind, 422),
         (b"a=%ff", kind, 422),
         (b"{}", "application/json", 415),

@@ -1,5 +1,6 @@
 """Start a rollout by its form: what it says before, what it does, and what becomes of a form that is wrong or late."""
 
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -7,7 +8,10 @@ from starlette.testclient import TestClient
 
 from hub.operations.deployed import model_of
 from hub.web.application import application
+from hub.web.console.pages import start_terms
 from hub.web.guard import LOOPBACK_NAMES, Door
+from schemas.errors import Refused
+from schemas.parameters import Parameter
 from tests.hub.hubs import until
 from tests.hub.web.console.people import Person, heading, hidden, text_of
 from tests.hub.web.console.plant import Plant, plant
@@ -119,6 +123,10 @@ def test_what_cannot_be_started_is_said_so(as_role: Callable[[str], Person], pat
         ({"approve": "70"}, "70"),
         ({"activate": "<b>never</b>"}, "<b>never</b>"),
         ({"fetch": "25:00-26:00"}, "25:00-26:00"),
+        ({"deadline": "soon"}, "'soon' is no deadline: write 36h"),
+        ({"receipts": "120"}, "nodes that must serve it, %: a number from 0 to 100"),
+        ({"retries": "1.5"}, "a whole number from 1 to 100"),
+        ({"full": "maybe"}, "write yes or no"),
         ({"why": "x" * 501}, "a reason is one line"),
     ],
 )
@@ -135,6 +143,21 @@ def test_a_wrong_field_is_named_and_what_was_written_stays(
     assert model_of(settled.opened.repository, "delay").deployments[0].release.version == "1.3.2"
 
 
+def test_parameters_of_the_release_are_fields_with_their_bounds() -> None:
+    number = Parameter(name="threshold", goes_to="client", default=0.5, min=0.0, max=1.0)
+    names = Parameter(name="labels", goes_to="client", default={"cat": "cat", "dog": "dog"})
+    known = (number, names)
+    hints = {one.name: one.hint for one in start_terms.inputs(known) if one.group == "Parameters"}
+
+    assert hints["set-threshold"] == "0 to 1; empty: the release's own, 0.5"
+    assert "names are cat, dog" in hints["set-labels"]
+    found = start_terms.terms({"set-threshold": "0.7", "set-labels": "cat=Katze; dog=Hund"}, known, now=0)
+    assert found == {"gate": {}, "parameters": {"threshold": 0.7, "labels": {"cat": "Katze", "dog": "Hund"}}}
+    assert start_terms.terms({"set-threshold": " "}, known, now=0) == {"gate": {}}
+    with pytest.raises(Refused, match="threshold"):
+        start_terms.terms({"set-threshold": "7"}, known, now=0)
+
+
 def test_nobody_starts_without_the_role_or_from_another_site(as_role: Callable[[str], Person]) -> None:
     viewer, operator = as_role("viewer"), as_role("operator")
     form = form_of(operator)
@@ -149,6 +172,8 @@ def test_a_form_starts_a_rollout_and_a_late_one_sees_both_figures(settled: Plant
     person, late = as_role("operator"), as_role("admin")
     form = form_of(late)
     sent = {**form_of(person), "approve": "100", "activate": "00:00-24:00", "soak": "3", "why": "<i>faster</i>"}
+    sent |= {"deadline": "36h", "receipts": "80", "failures": "7", "retries": "2", "retry": "5", "bytes": "1.5", "full": "no"}
+    sent |= {"no_drift": "yes", "priority": "7", "silent": "30"}
     done = person.send(START, sent)
     stale = late.send(START, {**form, "approve": "50"})
     deployment = model_of(settled.opened.repository, "delay").deployments[0]
@@ -159,6 +184,12 @@ def test_a_form_starts_a_rollout_and_a_late_one_sees_both_figures(settled: Plant
     assert (deployment.release.version, deployment.state) == ("1.4.0", "running")
     assert deployment.gate is not None
     assert deployment.gate.soak_seconds == 180
+    assert (deployment.gate.receipts_ratio_min, deployment.gate.failures_ratio_max, deployment.gate.halt_on_drift) == (0.8, 0.07, False)
+    assert (deployment.gate.retries, deployment.gate.retry_seconds, deployment.gate.silent_seconds) == (2, 300, 1800)
+    assert deployment.deadline is not None
+    assert 35 * 3600 < deployment.deadline - time.time() <= 36 * 3600
+    assert deployment.carriage is not None
+    assert (deployment.carriage.bytes_max, deployment.carriage.full_download, deployment.carriage.priority) == (1_500_000, False, 7)
     assert [one.percent for one in deployment.stages] == [50, 100]
     assert deployment.activate is not None
     assert (event.actor, event.body["why"]) == ("shift-2", "<i>faster</i>")

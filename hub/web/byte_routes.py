@@ -1,0 +1,47 @@
+"""Sum up what days have cost in bytes."""
+
+import time
+from dataclasses import asdict
+from datetime import UTC, date, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.routing import APIRoute
+
+from hub.operations import csv_exports
+from hub.operations.byte_sums import By, of_day, sums
+from hub.operations.snapshot import Snapshots
+from hub.web.byte_documents import DayShown
+from hub.web.csv_answers import TABLE, Format, csv_answer, wants_csv
+from hub.web.parameters import Fleet
+from schemas.errors import Code, Refused
+
+FIRST = date(2000, 1, 1)
+
+
+def router(route_class: type[APIRoute], snapshots: Snapshots) -> APIRouter:
+    """Return the route of bytes."""
+    api = APIRouter(route_class=route_class)
+
+    @api.get("/bytes", response_model=DayShown, responses=TABLE, tags=["bytes"])
+    def day_bytes(
+        request: Request,
+        fleet: Fleet,
+        day: Annotated[date | None, Query(description="A day of UTC, such as 2026-11-26. Without it: today.")] = None,
+        by: By = "release",
+        format: Format = None,
+    ) -> Any:
+        """Sum up the bytes that nodes have received on a day, by their receipts, and today also by their reports."""
+        now = int(time.time())
+        today = datetime.fromtimestamp(now, UTC).date()
+        chosen = day or today
+        if not FIRST <= chosen <= today:
+            raise Refused(Code.REQUEST_INVALID, f"day is a past day such as {today.isoformat()}, not {chosen.isoformat()}")
+        begin = int(datetime(chosen.year, chosen.month, chosen.day, tzinfo=UTC).timestamp())
+        found = of_day(fleet.store.database, snapshots.get(fleet).seen.nodes, day=begin, now=now)
+        if wants_csv(request, format):
+            return csv_answer(csv_exports.bytes_of(found, chosen.isoformat(), by))
+        rows = [asdict(one) for one in sums(found.transfers, by)]
+        return {"day": chosen.isoformat(), "by": by, "is_cut": found.is_cut, "items": rows}
+
+    return api
