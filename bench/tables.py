@@ -14,7 +14,7 @@ from typing import Any
 CHECKOUT = Path(__file__).parents[1]
 RESULTS = CHECKOUT / "bench" / "results.json"
 DOCUMENTS = ("README.md", "docs/*.md")
-MADE_BY = "bench[a-z-]*|test-api|test-cluster|test-console|test-fresh|soak-sim|test-corpus|test-attacks|test-faults|test-postgres|test-vm|fuzz"
+MADE_BY = "bench[a-z-]*|test-(?:api|attacks|cluster|console|corpus|faults|fresh|postgres|vm)|soak-sim|fuzz"
 ROW = re.compile(rf"^\| `([a-z_]+\.[A-Za-z0-9_.-]+)` \|.*\| `make (?:{MADE_BY})` \|$", re.MULTILINE)
 BLOCK = re.compile(r"(<!-- figures: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NODES, SHIFTS = ("1", "10", "100"), ("0.1", "0.25", "0.5", "1.0", "season")
