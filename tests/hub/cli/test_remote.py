@@ -275,9 +275,10 @@ def test_a_blueprint_is_compared_and_applied_over_the_api(doors: Doors, tmp_path
     assert (revision["actor"], revision["state"], revision["changes"]) == ("token:admin", "applied", "1 of 1")
     assert doors.there("blueprint", "--revision", "1").stdout == file.read_text()
     assert "the fleet is as it says" in doors.there("status").stdout
+    check_that_what_was_seen_is_applied_or_nothing(doors)  # In this order: the revisions are of one fleet.
 
 
-def test_an_apply_over_the_api_makes_the_changes_that_were_seen_or_none(doors: Doors) -> None:
+def check_that_what_was_seen_is_applied_or_nothing(doors: Doors) -> None:
     with HubClient(place_of(doors.url, token_file=doors.token)) as hub:
         text = hub.blueprint_text().replace("priority: 90", "priority: 80").encode()
         row = hub.blueprint_diff(text)
@@ -288,10 +289,13 @@ def test_an_apply_over_the_api_makes_the_changes_that_were_seen_or_none(doors: D
         told: list[str] = []
         done = hub.apply_blueprint(text, seen=row["seen"], report=lambda one: told.append(one["text"]))
         assert (done["state"], done["changes"], len(told)) == ("applied", 1, 1)
-        back = doors.here("apply", "--revision", str(done["revision"] - 1), "--auto-approve")  # Its text is based on one before.
-        again = doors.there("apply", "--revision", str(done["revision"]), "--auto-approve", "--json")
+        text = hub.blueprint_text().replace("priority: 80", "priority: 70").encode()
+        newest = hub.apply_blueprint(text)
+        assert newest["revision"] == done["revision"] + 1
+        back = doors.here("apply", "--revision", str(done["revision"]), "--auto-approve")  # Its text is based on one before.
+        again = doors.there("apply", "--revision", str(newest["revision"]), "--auto-approve", "--json")
         assert (back.returncode, again.returncode) == (0, 0), back.stderr + again.stderr
-        assert f"revision {done['revision']} again" in doors.there("history", "--blueprint").stdout
+        assert f"revision {newest['revision']} again" in doors.there("history", "--blueprint").stdout
         with pytest.raises(Refused, match="nothing is known of an apply"):
             hub.connection.request("GET", "/blueprint/applications/0000000000000000")
 
