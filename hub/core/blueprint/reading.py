@@ -113,6 +113,8 @@ def _mistake(tree: Tree, error: Any) -> Mistake:
     at_end = yaml_tree.place(tree, path)
     value = _value(tree, path)
     dotted = _dotted(path)
+    if error["loc"][-1:] == ("[key]",):
+        return Mistake(yaml_tree.place(tree, path, key=True), f"{dotted}: {_wanted_of_key(error, str(path[-1]))}")
     match error["type"]:
         case "extra_forbidden":
             return Mistake(yaml_tree.place(tree, path, key=True), _unknown_key(path))
@@ -137,21 +139,63 @@ def _wants_text(error: Any) -> bool:
 
 
 def _wanted(error: Any, value: Tree | None) -> str:
+    found = f"; it is {_as_found(value)}" if isinstance(value, yaml_tree.Scalar) else ""
+    return f"{_must_be(error, _last_word(error['loc']))}{found}"
+
+
+def _wanted_of_key(error: Any, key: str) -> str:
+    return f"{_must_be(error, '')}; the key is {shown(key)!r}"
+
+
+def _as_found(value: yaml_tree.Scalar) -> str:
+    """Return a value as it was written; a text that reads as a number or truth value is one because of its quotes."""
+    text = shown(str(value.text))
+    return f"{text!r}, a text because of its quotes" if isinstance(value.value, str) and _READS_AS_OTHER.fullmatch(text) else repr(text)
+
+
+def _last_word(loc: Sequence[str | int]) -> str:
+    return next((one for one in reversed(loc) if isinstance(one, str) and not one.startswith("[")), "")
+
+
+def _must_be(error: Any, key: str) -> str:
+    """Return what is right where something is wrong; `key` is the one that it is the value of."""
+    kind, given = str(error["type"]), error.get("ctx", {})
+    match kind:
+        case "string_pattern_mismatch":
+            return _PATTERNS.get(_kind_of(given.get("pattern", "")), "it has characters that are not allowed here")
+        case "literal_error":
+            return _ONE_OF.get(key, f"it must be {given.get('expected', 'another one')}")
+        case "tuple_type":
+            return _LISTS.get(key, "it must be a list")
+        case "too_short" | "string_too_short":
+            return "it is empty: leave the key out if nothing is meant"
+        case "too_long":
+            return f"it has {given.get('actual_length', 'too many')} entries, at most {given.get('max_length')} are allowed"
+        case "string_too_long":
+            return f"it must have at most {given.get('max_length')} characters"
+        case "greater_than_equal" | "greater_than":
+            return f"it must be {given['ge']} or more" if "ge" in given else f"it must be more than {given.get('gt')}"
+        case "less_than_equal" | "less_than":
+            return f"it must be {given['le']} or less" if "le" in given else f"it must be less than {given.get('lt')}"
+        case _ if kind in _KINDS:
+            return _KINDS[kind]
     said = str(error["msg"])
-    found = f"; it is {shown(str(value.text))!r}" if isinstance(value, yaml_tree.Scalar) else ""
-    if error["type"] == "string_pattern_mismatch":
-        pattern = error.get("ctx", {}).get("pattern", "")
-        return f"{_PATTERNS.get(_kind_of(pattern), 'it has characters that are not allowed here')}{found}"
-    if error["type"] in _KINDS:
-        return f"{_KINDS[error['type']]}{found}"
-    return f"{said[0].lower()}{said[1:]}{found}"
+    return f"{said[0].lower()}{said[1:]}"
 
 
+_READS_AS_OTHER: Final = re.compile(r"(?i)[+-]?[0-9][0-9.]*|on|off|yes|no|true|false")
+_ONE_OF: Final = {"blueprint": "it must be the number 1, the version of this format, without quotes"}
+_LISTS: Final = {
+    "nodes": "it must be a list of entries, such as [{node: gateway-17, cohort: nyc}]; [] takes back all that the hub sets",
+    "node": "it must be a name, or a list of names such as [gateway-17, gateway-18]",
+    "stages": "it must be a list, such as [1, 10, 100]",
+}
 _KINDS: Final = {
     "bool_type": "it must be on or off (or yes or no, true or false), without quotes",
     "int_type": "it must be a whole number",
+    "int_from_float": "it must be a whole number",
     "float_type": "it must be a number",
-    "tuple_type": "it must be a list, such as [1, 10, 100]",
+    "string_type": "it must be a text",
     "dict_type": "it must be a mapping of keys to values",
     "model_type": "it must be a mapping of keys to values",
     "model_attributes_type": "it must be a mapping of keys to values",
