@@ -119,7 +119,7 @@ def set_(model: str, name: str, directory: Path, as_json: bool, **said: Any) -> 
 @changes_fleet
 @dir_option
 @json_option
-def remove(model: str, name: str, directory: Path, as_json: bool, **insisted: bool) -> None:
+def remove(model: str, name: str, breaking: bool, supersede: bool, directory: Path, as_json: bool) -> None:
     """Remove a deployment. Its nodes follow the next one that matches them.
 
     It is refused without --breaking where programs that use what these nodes have now would not work with the release that they would get,
@@ -129,10 +129,12 @@ def remove(model: str, name: str, directory: Path, as_json: bool, **insisted: bo
     Example:
       fleetcast deploy remove delay hold-jfk-2
     """
-    given = {key: True for key, is_given in insisted.items() if is_given}
+    given = {key: True for key, is_given in (("breaking", breaking), ("supersede", supersede)) if is_given}
     wish = commands.read_as(commands.RemoveDeployment, json.dumps({"name": name, **given}))
     if (hub := remote()) is not None:
-        print_operation(hub.remove_deployment(model, name, **insisted, wait_seconds=WAIT_SECONDS), as_json=as_json)
+        print_operation(
+            hub.remove_deployment(model, name, breaking=breaking, supersede=supersede, wait_seconds=WAIT_SECONDS), as_json=as_json
+        )
         return
     fleet = opened(directory)
     report(rollouts.remove_deployment(fleet, model, wish))

@@ -146,7 +146,9 @@ def _check_base(asked: Written, newest: BlueprintRow | None) -> None:
     base = asked.blueprint.based_on
     if base is None or 1 <= base <= (newest.revision if newest is not None else 0):
         return
-    there = f"they count from 1, and the newest is {newest.revision}" if newest is not None else "no blueprint was applied to this fleet yet"
+    there = (
+        f"they count from 1, and the newest is {newest.revision}" if newest is not None else "no blueprint was applied to this fleet yet"
+    )
     raise InvalidBlueprint(asked.name, [asked.mistake(("based_on",), f"there is no revision {base}; {there}")])
 
 

@@ -1,4 +1,7 @@
-"""Say what an event of the fleet's history changed of what a blueprint speaks of: who halts, resumes, approves or retries changes none of it."""
+"""Say what an event of the fleet's history changed of what a blueprint speaks of.
+
+To halt, resume, approve or retry a rollout changes none of it.
+"""
 
 from collections.abc import Mapping, Set
 from typing import Any, Final, TypeVar

@@ -160,35 +160,24 @@ def _last_word(loc: Sequence[str | int]) -> str:
 def _must_be(error: Any, key: str) -> str:
     """Return what is right where something is wrong; `key` is the one that it is the value of."""
     kind, given = str(error["type"]), error.get("ctx", {})
-    match kind:
-        case "string_pattern_mismatch":
-            return _PATTERNS.get(_kind_of(given.get("pattern", "")), "it has characters that are not allowed here")
-        case "literal_error":
-            return _ONE_OF.get(key, f"it must be {given.get('expected', 'another one')}")
-        case "tuple_type":
-            return _LISTS.get(key, "it must be a list")
-        case "too_short" | "string_too_short":
-            return "it is empty: leave the key out if nothing is meant"
-        case "too_long":
-            return f"it has {given.get('actual_length', 'too many')} entries, at most {given.get('max_length')} are allowed"
-        case "string_too_long":
-            return f"it must have at most {given.get('max_length')} characters"
-        case "greater_than_equal" | "greater_than":
-            return f"it must be {given['ge']} or more" if "ge" in given else f"it must be more than {given.get('gt')}"
-        case "less_than_equal" | "less_than":
-            return f"it must be {given['le']} or less" if "le" in given else f"it must be less than {given.get('lt')}"
-        case _ if kind in _KINDS:
-            return _KINDS[kind]
+    if kind == "string_pattern_mismatch":
+        return _PATTERNS.get(_kind_of(given.get("pattern", "")), "it has characters that are not allowed here")
+    if (of_key := _OF_KEY.get(kind, {}).get(key)) is not None:
+        return of_key
+    if kind in _KINDS:
+        return _KINDS[kind].format_map(given)
     said = str(error["msg"])
     return f"{said[0].lower()}{said[1:]}"
 
 
 _READS_AS_OTHER: Final = re.compile(r"(?i)[+-]?[0-9][0-9.]*|on|off|yes|no|true|false")
-_ONE_OF: Final = {"blueprint": "it must be the number 1, the version of this format, without quotes"}
-_LISTS: Final = {
-    "nodes": "it must be a list of entries, such as [{node: gateway-17, cohort: nyc}]; [] takes back all that the hub sets",
-    "node": "it must be a name, or a list of names such as [gateway-17, gateway-18]",
-    "stages": "it must be a list, such as [1, 10, 100]",
+_OF_KEY: Final = {
+    "literal_error": {"blueprint": "it must be the number 1, the version of this format, without quotes"},
+    "tuple_type": {
+        "nodes": "it must be a list of entries, such as [{node: gateway-17, cohort: nyc}]; [] takes back all that the hub sets",
+        "node": "it must be a name, or a list of names such as [gateway-17, gateway-18]",
+        "stages": "it must be a list, such as [1, 10, 100]",
+    },
 }
 _KINDS: Final = {
     "bool_type": "it must be on or off (or yes or no, true or false), without quotes",
@@ -196,6 +185,16 @@ _KINDS: Final = {
     "int_from_float": "it must be a whole number",
     "float_type": "it must be a number",
     "string_type": "it must be a text",
+    "tuple_type": "it must be a list",
+    "literal_error": "it must be {expected}",
+    "too_short": "it is empty: leave the key out if nothing is meant",
+    "string_too_short": "it is empty: leave the key out if nothing is meant",
+    "too_long": "it has {actual_length} entries, at most {max_length} are allowed",
+    "string_too_long": "it must have at most {max_length} characters",
+    "greater_than_equal": "it must be {ge} or more",
+    "greater_than": "it must be more than {gt}",
+    "less_than_equal": "it must be {le} or less",
+    "less_than": "it must be less than {lt}",
     "dict_type": "it must be a mapping of keys to values",
     "model_type": "it must be a mapping of keys to values",
     "model_attributes_type": "it must be a mapping of keys to values",

@@ -101,7 +101,7 @@ def test_a_change_of_settings_is_of_those_that_differ_on_each_node() -> None:
 
 def test_the_newest_event_that_changed_a_part_is_named() -> None:
     old, new = parts_changed("rollout", {"model": "m", "deployment": "default"}), changed(RUNNING, with_(priority=3))
-    events = {part: (1, "ann") for part in old} | {part: (2, "bob") for part in new}
+    events = dict.fromkeys(old, (1, "ann")) | dict.fromkeys(new, (2, "bob"))
 
     assert last_of({RELEASE}, events) == "ann"  # An earlier version does not say what it changed.
     assert last_of({PLACE, RELEASE}, events) == "bob"
