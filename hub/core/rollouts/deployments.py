@@ -63,7 +63,7 @@ class Model:
         return replace(self, rollouts=tuple(by_name[one.name] for one in in_order(each.deployment for each in by_name.values())))
 
     def command(self, word: str, name: str) -> str:
-        """Return what is typed to halt, resume or take back the rollout of a deployment: it names the deployment where there are several."""
+        """Return the command that halts, resumes or takes back a deployment's rollout; it names the deployment where there are several."""
         of = "" if name == DEFAULT and len(self.rollouts) <= 1 else f" --deployment {name}"
         return f"fleetcast rollout {word} {self.name}{of}"
 

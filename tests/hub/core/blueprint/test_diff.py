@@ -288,6 +288,13 @@ def test_terms_that_differ_alone_are_named_and_change_nothing(terms: str, more: 
     assert more.get("state") == "rolled_back" or found.planned == ()
 
 
+@pytest.mark.parametrize("value", [5e-324, 1e-07, 1.5e-07])
+def test_a_small_number_is_exported_as_a_number(value: float) -> None:
+    present = fleet(deployment(parameters=(ReleaseParameters(REFS["1.0.0"].digest, {"threshold": value}),)))
+
+    assert compared(export(present), present).planned == ()
+
+
 @settings(max_examples=60, deadline=None)
 @given(fleets())
 def test_an_export_of_any_fleet_differs_from_it_in_nothing(present: Present) -> None:
