@@ -143,7 +143,7 @@ def _asking(
         text=text,
         no=no,
         yes=yes,
-        cli=_cli(word, facts),
+        cli=facts.model.command(word, facts.deployment.name),
         back_to=facts.href,
         etag=facts.etag,
         is_stop=is_stop,
@@ -171,11 +171,6 @@ def _facts(view: View, states: set[str], done: str) -> RolloutFacts:
 def _figure(facts: RolloutFacts) -> str:
     count, state = len(facts.serving), facts.deployment.state.replace("_", " ")
     return f"{facts.stage}, {state}, {number_of(count, 'node')} {verb(count, 'serve')} {facts.deployment.release.version}"
-
-
-def _cli(word: str, facts: RolloutFacts) -> str:
-    of = f" --deployment {facts.deployment.name}" if facts.deployment.name != "default" else ""
-    return f"fleetcast rollout {word} {facts.model.name}{of}"
 
 
 def _has_begun(line: NodeLine) -> bool:
