@@ -1,4 +1,4 @@
-"""Say who changed last what a question is about: whoever sends a form twice learns that the first one was obeyed."""
+"""Say who changed last what a question is about, so that a form that is sent twice says that the first one was obeyed."""
 
 from typing import Final
 
