@@ -131,7 +131,7 @@ def test_a_token_that_cannot_be_is_refused_with_what_is_wrong(here: Asked, body:
         ("/nodes?after=n1&sort=state", "goes with the order `node`"),
         ("/nodes?limit=501", "limit"),
         ("/nodes?limit=1&limit=2", "twice"),
-        ("/nodes?hwere=site%3Djfk", "no parameter 'hwere' here; there are after, cursor, limit, sort, where"),
+        ("/nodes?hwere=site%3Djfk", "no parameter 'hwere' here; there are after, cursor, format, limit, sort, where"),
         ("/alerts?cursor=WyJhIl0", "cursor"),
         ("/nodes/N0", "node"),
     ],

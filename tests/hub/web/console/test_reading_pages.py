@@ -217,7 +217,7 @@ def test_changes_are_found_by_their_actor_and_paged(sign_in: SignIn, door: Door)
 
     assert first.count('<tr id="change-') == 20
     assert rest.count('<tr id="change-') == 5
-    assert "fleetcast history --actor d.lind" in text_of(first)
+    assert "fleetcast history --where actor=d.lind" in text_of(first)
     assert 'href="/audit?actor=d.lind"' in first
 
 
