@@ -144,14 +144,18 @@ def test_who_signs_out_is_signed_out(sign_in: SignIn, door: Door) -> None:
     assert console_sessions.find(door.fleet, cookie, looks=False) is None
 
 
-def test_an_address_that_guesses_is_slowed_down_and_others_are_not(sign_in: SignIn) -> None:
+def test_an_address_that_guesses_is_slowed_down_and_good_secrets_are_not(sign_in: SignIn, door: Door) -> None:
     person = sign_in("viewer")
+    token = api_tokens.make(door.fleet, name="shift", role="viewer", days=1)[1]
+    once = console_sessions.make_link(door.fleet, name="root")
     answers = [person.send("/login", {"token": f"fct_{number}"}).status_code for number in range(21)]
     late = person.send("/login", {"token": "fct_x"})
 
     assert answers == [401] * 20 + [429]
     assert int(late.headers["retry-after"]) > 0
     assert person.get("/").status_code == 200  # Who is signed in already goes on.
+    signed_in = [person.send("/login", fields) for fields in ({"once": once}, {"token": token}, {"once": once})]
+    assert [one.status_code for one in signed_in] == [303, 303, 429]  # A link that was used is as wrong as any.
 
 
 def test_a_form_of_another_site_is_not_read(sign_in: SignIn) -> None:
