@@ -4,13 +4,17 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 
+from fleetcast.backoff import Backoff
 from hub.cli.commands import command
 from hub.cli.errors import Exit, guarded
 from hub.client.hub_client import HubClient
@@ -321,3 +325,99 @@ def test_releases_and_models_are_removed_over_the_api_by_those_who_hold_the_keys
         assert (json.loads(model.stdout)["releases"], json.loads(model.stdout)["freed_bytes"] > 0) == (2, True)
         assert json.loads(doors.here("models", "--json").stdout) == []
         assert json.loads(doors.here("history", "--limit", "1", "--json").stdout)[0]["actor"] == "token:admin"
+
+
+class Cut:
+    """A proxy before the hub, which cuts connections as long as it is asked to: by the method and path of a request, before or behind the hub."""
+
+    def __init__(self, url: str) -> None:
+        self.cuts: Callable[[str, str], bool] = lambda method, path: False
+        self.asked: list[tuple[str, str]] = []
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def _pass_on(self) -> None:
+                asked = self.command, self.path.partition("?")[0].removeprefix("/api/v1")
+                proxy.asked.append(asked)
+                body = self.rfile.read(int(self.headers.get("content-length") or 0))
+                answer = httpx.request(self.command, url + self.path, headers=dict(self.headers), content=body, timeout=60)
+                self.close_connection = True
+                if proxy.cuts(*asked):
+                    return
+                self.send_response(answer.status_code)
+                for name in ("content-type", "content-length", "etag"):
+                    if name in answer.headers:
+                        self.send_header(name, answer.headers[name])
+                self.end_headers()
+                self.wfile.write(answer.content)
+
+            do_GET = do_POST = _pass_on
+
+            def log_message(self, format: str, *given: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def cut(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cut]:
+    for place in ("hub.client.connection", "hub.cli.patience"):
+        monkeypatch.setattr(f"{place}.BACKOFF", Backoff(0.01, 0.02))
+    monkeypatch.setattr("hub.cli.rollout_start.REMOTE_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("hub.cli.watch.REMOTE_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("fleetcast.cli.list_choice.WATCH_SECONDS", 0.05)
+    found = Cut(doors.url)
+    yield found
+    found.close()
+
+
+def test_a_hub_that_restarts_ends_no_rollout_that_is_waited_for(doors: Doors, cut: Cut) -> None:
+    """The first answers are lost: to the start itself, which is done once, and then to looks. The rollout is halted by somebody else."""
+
+    def cuts(method: str, path: str) -> bool:
+        looks = cut.asked.count(("GET", "/rollouts"))
+        if looks == 10:
+            with HubClient(place_of(doors.url, token_file=doors.token)) as hub:
+                hub.act("halt", "m", "again")
+        return cut.asked.count(("POST", "/rollouts")) < 6 if method == "POST" else 1 < looks < 9
+
+    cut.cuts = cuts
+    words = ("rollout", "start", "m@1.0.0", "--deployment", "again", "--where", "site=lga", "--wait")
+    done = doors.there(*words, url=cut.url)
+    begun = [row for row in json.loads(doors.here("history", "--json").stdout) if row["what"].startswith("m@1.0.0") and "again" in str(row)]
+
+    assert (done.returncode, "is halted" in done.stderr) == (Exit.HALTED, True), done.stderr
+    assert done.stderr.count("Waiting for an answer: ") == done.stderr.count("It answers again.") == 2, done.stderr
+    assert "The rollout goes on without this command." in done.stderr
+    assert cut.asked.count(("POST", "/rollouts")) == 6
+    assert len([row for row in begun if row["actor"] == "token:admin"]) <= 2, begun  # It has begun once, and was halted once.
+
+
+def test_a_hub_that_does_not_come_back_leaves_word_of_the_rollout(doors: Doors, cut: Cut) -> None:
+    cut.cuts = lambda method, path: (method, path) == ("GET", "/rollouts")
+    words = ("rollout", "start", "m@1.0.0", "--deployment", "last", "--where", "site=lga", "--wait", "--timeout-seconds", "2")
+    done = doors.there(*words, url=cut.url)
+
+    assert done.returncode == Exit.TIMEOUT, done.stderr
+    assert "the rollout of m@1.0.0 goes on, and `fleetcast rollout status m` shows it" in done.stderr
+
+
+def test_a_hub_that_restarts_ends_no_watch_and_no_event_is_missed(doors: Doors, cut: Cut) -> None:
+    def cuts(method: str, path: str) -> bool:
+        looks = cut.asked.count(("GET", "/events"))
+        if looks == 4:
+            doors.here("nodes", "label", "n1", "ring=meanwhile")
+        return 1 < looks < 9
+
+    cut.cuts = cuts
+    done = doors.there("watch", "--until", "node", "--timeout-seconds", "60", url=cut.url)
+
+    assert done.returncode == 0, done.stderr
+    assert "n1" in done.stdout
+    assert (done.stderr.count("Waiting for an answer: "), done.stderr.count("It answers again.")) == (1, 1), done.stderr
