@@ -15,7 +15,7 @@ from fleetcast.counted import counted, verb
 from hub.cli.command_queue import LOOK_SECONDS, ask, report
 from hub.cli.errors import Ended, Exit
 from hub.cli.key_values import read_pairs
-from hub.cli.options import changes_fleet, dir_option, json_option, open_store, opened, show, split
+from hub.cli.options import NOT_EMPTY, changes_fleet, dir_option, json_option, open_store, opened, show, split
 from hub.cli.patience import Patience
 from hub.cli.remote import WAIT_SECONDS, print_operation, remote
 from hub.cli.rollout_acts import deployment_option, rollout_of
@@ -55,8 +55,10 @@ ONE_LABEL = "give only one of the two, and begin another rollout for the other"
 @click.option(
     "--approve", multiple=True, metavar="STAGE[,STAGE]", help="Stages that wait for `rollout approve`, by percentage or name. Repeatable."
 )
-@click.option("--deployment", metavar="NAME", help="Deployment to roll it out in; with a selector it is made if there is none.")
-@click.option("--where", metavar="SELECTOR", help="Select only these nodes, such as site=jfk,tier!=lab or node=jfk-2.")
+@click.option(
+    "--deployment", metavar="NAME", type=NOT_EMPTY, help="Deployment to roll it out in; with a selector it is made if there is none."
+)
+@click.option("--where", metavar="SELECTOR", type=NOT_EMPTY, help="Select only these nodes, such as site=jfk,tier!=lab or node=jfk-2.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Select only nodes with this label. Repeatable.")
 @click.option(
     "--receipts-min",
@@ -254,7 +256,10 @@ def _start_patiently(hub: "HubClient", asked: Mapping[str, Any], deadline: float
         Refused: the hub has refused it.
         Ended: no answer in time.
     """
-    key, patience = secrets.token_hex(KEY_BYTES), Patience(deadline, meanwhile="The rollout is started once, however often it is asked for.")
+    key, patience = (
+        secrets.token_hex(KEY_BYTES),
+        Patience(deadline, meanwhile="The rollout is started once, however often it is asked for."),
+    )
     try:
         return patience.ask(lambda: hub.start_rollout(asked, wait_seconds=max(0.0, deadline - time.monotonic()), key=key))
     except Unreachable as error:

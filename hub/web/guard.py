@@ -32,6 +32,11 @@ BODY_BYTES_MAX: Final = 256 * KIB
 BODY_SECONDS_MAX: Final = 30.0
 KEY_CHARACTERS_MAX: Final = 64
 KNOWN_MAX: Final = 4096  # Tokens that were good from an address, which bad ones from there do not keep out.
+SHOWN_ONCE: Final = frozenset({("POST", "/tokens"), ("POST", "/nodes/{node}/replacement")})  # Answers with a secret that is kept nowhere.
+NO_KEY: Final = (
+    "the answer has a secret that is kept nowhere, so that a repetition could not be answered alike: leave Idempotency-Key out, and where"
+    " an answer was lost, make another one, and revoke what `fleetcast tokens list` or `fleetcast enroll list` shows besides"
+)
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 HEADERS: Final = {
     "cache-control": "no-store",
@@ -109,6 +114,8 @@ def guarded(door: Door, rights: Mapping[tuple[str, str], Right], prefix: str) ->
                 body = await body_of(request) if takes_body else b""
                 request.state.digest = hashlib.sha256(f"{method} {request.url.path}\n".encode() + body).digest()
                 request.state.key = _idempotency_key(request)
+                if request.state.key is not None and (method, self.path.removeprefix(prefix)) in SHOWN_ONCE:
+                    raise Refused(Code.REQUEST_INVALID, NO_KEY)
                 return await inner(request)
 
             return handle

@@ -36,6 +36,7 @@ STATUSES: Final[Mapping[str, int]] = {
     Code.RELEASE_UNKNOWN: 404,
     Code.NODE_UNKNOWN: 404,
     Code.NODE_FORGOTTEN: 404,
+    Code.NAME_TAKEN: 409,
     Code.RELEASE_CONFLICT: 409,
     Code.RELEASE_BREAKING: 409,
     Code.RELEASE_NEEDED: 409,

@@ -235,6 +235,26 @@ def test_what_cannot_be_reached_or_let_in_ends_with_a_sentence_and_its_code(door
     assert not any("Traceback" in one.stderr for one in (refused, gone, absent, plain, named))
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--hub", "", "rollout", "halt", "m"),
+        ("--hub", " ", "rollout", "halt", "m"),
+        ("--token-file", "", "rollout", "halt", "m"),
+        ("rollout", "halt", "m", "--deployment", ""),
+        ("rollout", "halt", "m", "--dir", ""),
+        ("rollout", "start", "m@1.0.0", "--where", ""),
+        ("nodes", "label", "ring=all", "--where", "", "--yes"),
+    ],
+)
+def test_an_empty_option_chooses_nothing_else_to_act_on(doors: Doors, words: tuple[str, ...]) -> None:
+    before = doors.here("history", "--json").stdout
+    done = in_process(*words, FLEETCAST_DIR=str(doors.made.fleet), FLEETCAST_HUB=doors.url, FLEETCAST_TOKEN_FILE=str(doors.token))
+
+    assert (done.returncode, "empty, such as from a variable that is not set" in " ".join(done.stderr.split())) == (Exit.USAGE, True), done.stderr
+    assert doors.here("history", "--json").stdout == before
+
+
 def test_new_hardware_and_tokens_are_let_in_over_the_api(doors: Doors) -> None:
     first = doors.there("nodes", "replace", "n4", "--fingerprint", "AB:" * 31 + "ab", "--hours", "2", "--json")
     here = doors.here("nodes", "replace", "n4", "--fingerprint", "ab" * 32, "--hours", "2", "--json")
