@@ -1,7 +1,9 @@
 """Let a request through to its route: by its Host, its token and the token's role, its query and the size of its body."""
 
 import asyncio
+import contextlib
 import hashlib
+import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
@@ -112,6 +114,7 @@ def guarded(door: Door, rights: Mapping[tuple[str, str], Right], prefix: str) ->
                     request.state.fleet = door.of_request(f"{api_tokens.ACTOR_PREFIX}{token.name}")
                 _check_query(request, names)
                 body = await body_of(request) if takes_body else b""
+                _check_fields(body)
                 request.state.digest = hashlib.sha256(f"{method} {request.url.path}\n".encode() + body).digest()
                 request.state.key = _idempotency_key(request)
                 if request.state.key is not None and (method, self.path.removeprefix(prefix)) in SHOWN_ONCE:
@@ -131,6 +134,20 @@ def _check_query(request: Request, names: set[str]) -> None:
         )
     if twice := sorted({name for name in given if given.count(name) > 1}):
         raise Refused(Code.REQUEST_INVALID, f"parameter {twice[0]!r} is given twice")
+
+
+def _check_fields(body: bytes) -> None:
+    """Refuse a body that gives a field twice: parsers differ in which one they believe. One that is no JSON is refused where it is parsed."""
+    with contextlib.suppress(ValueError, RecursionError):
+        json.loads(body, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    seen = set[str]()
+    for name, _ in pairs:
+        if name in seen:
+            raise Refused(Code.REQUEST_INVALID, f"field {name[:80]!r} is given twice")
+        seen.add(name)
 
 
 def _idempotency_key(request: Request) -> str | None:

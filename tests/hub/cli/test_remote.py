@@ -432,12 +432,13 @@ def test_a_hub_that_restarts_ends_no_watch_and_no_event_is_missed(doors: Doors, 
     def cuts(method: str, path: str) -> bool:
         looks = cut.asked.count(("GET", "/events"))
         if looks == 4:
-            doors.here("nodes", "label", "n1", "ring=meanwhile")
+            with HubClient(place_of(doors.url, token_file=doors.token)) as hub:
+                hub.start_rollout({"model": "m", "version": "1.0.0", "deployment": "meanwhile", "where": "site=lga"})
         return 1 < looks < 9
 
     cut.cuts = cuts
-    done = doors.there("watch", "--until", "node", "--timeout-seconds", "60", url=cut.url)
+    done = doors.there("watch", "--until", "rollout", "--timeout-seconds", "60", url=cut.url)
 
     assert done.returncode == 0, done.stderr
-    assert "n1" in done.stdout
+    assert "m@1.0.0" in done.stdout
     assert (done.stderr.count("Waiting for an answer: "), done.stderr.count("It answers again.")) == (1, 1), done.stderr

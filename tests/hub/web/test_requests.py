@@ -123,6 +123,13 @@ def test_a_token_that_cannot_be_is_refused_with_what_is_wrong(here: Asked, body:
     assert len(here.ask("GET", "/tokens").json()["items"]) == 4
 
 
+@pytest.mark.parametrize("body", ['{"name": "a", "name": "b", "role": "viewer"}', '{"name": "a", "role": {"x": 1, "x": 2}}'])
+def test_a_field_that_is_given_twice_is_refused_and_named(here: Asked, body: str) -> None:
+    answer = here.ask("POST", "/tokens", content=body, headers=JSON)
+
+    assert (answer.status_code, "is given twice" in answer.json()["detail"]) == (422, True)
+
+
 def test_a_name_that_a_token_has_is_a_conflict_and_its_mend_fits(here: Asked) -> None:
     answer = here.ask("POST", "/tokens", json={"name": "viewer", "role": "viewer"})
 
