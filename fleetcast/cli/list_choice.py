@@ -135,9 +135,9 @@ def _follow(command: Callable[[], Any]) -> None:
 def _printed(command: Callable[[], Any], *, is_screen: bool) -> tuple[str, str]:
     """Return what a list prints, as for the screen if it is for one: what is there is cleared only when something else is to be shown."""
     out, err = _Printed(is_screen=is_screen), _Printed(is_screen=sys.stderr.isatty())
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        with contextlib.suppress(Ended):  # such as "an alarm lasts": the next look may find that it has ended
-            command()
+    is_ended = contextlib.suppress(Ended)  # such as "an alarm lasts": the next look may find that it has ended
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), is_ended:
+        command()
     return out.getvalue(), err.getvalue()
 
 

@@ -33,6 +33,8 @@ def history(model: str | None, node: str | None, since: int | None, limit: int, 
 
     With --blueprint: the revisions of the blueprint. `fleetcast apply --revision N` goes back to one.
 
+    A column `why` has the reasons that people have given, where there is one.
+
     The actor is the name that was given by --actor, else the system user's. It is `hub` where the hub went on by itself.
 
     \b

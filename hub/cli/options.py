@@ -48,7 +48,7 @@ def _folder(context: click.Context, _: click.Parameter, value: Path) -> Path:
 
 
 class NotEmpty(click.ParamType):
-    """Take a text that chooses what a command acts on. An empty one, such as from a variable that is not set, would choose something else."""
+    """Take a text that chooses what a command acts on. An empty one, as of a variable that is not set, would choose something else."""
 
     name = "text"
 

@@ -17,7 +17,7 @@ BACKOFF: Final = Backoff(0.5, 5.0)
 
 
 class Patience:
-    """Ask again where there is no answer, until a deadline on the monotonic clock. It is reported once, on stderr, and so is the end of it."""
+    """Ask again where there is no answer, until a deadline on the monotonic clock. That it waits is reported once, on stderr."""
 
     def __init__(self, deadline: float | None, *, was_there: bool = True, meanwhile: str = "") -> None:
         self._deadline, self._meanwhile = deadline, meanwhile
@@ -52,7 +52,7 @@ class Patience:
         if not self.reason:
             click.echo(plain(f"Waiting for an answer: {error}.{f' {self._meanwhile}' if self._meanwhile else ''}"), err=True)
         self.reason = str(error)
-        pause = self._wait.wait_seconds(random.random())  # noqa: S311  # spreads clients in time
+        pause = self._wait.wait_seconds(random.random())  # spreads clients in time
         self._wait = self._wait.doubled()
         time.sleep(pause if self._deadline is None else max(0.0, min(pause, self._deadline - time.monotonic())))
 

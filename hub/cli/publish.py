@@ -29,7 +29,9 @@ from hub.operations.conversion import converted
 from hub.operations.release_inputs import fleet_archs
 from hub.operations.release_rows import block_count
 from hub.settings import load
+from hub.signing.key_references import SUFFIX
 from hub.signing.keys import load_signer
+from schemas.errors import Code, Refused
 from schemas.limits import BLOCK_BYTES_MAX, MIB
 from schemas.names import check_name, check_version
 
@@ -245,9 +247,7 @@ def publish(
         --reference ref.csv
     """
     if (hub := remote()) is not None:
-        _publish_remote(
-            hub, source, said, _team_key(team_key, directory), passphrase_file, breaking=breaking, yes=yes, as_json=as_json
-        )
+        _publish_remote(hub, source, said, _team_key(team_key, directory), passphrase_file, breaking=breaking, yes=yes, as_json=as_json)
         return
     load(directory)  # says so when there is no fleet
     release = _read(source, said, partial(_archs_of, directory))
@@ -288,7 +288,7 @@ def _team_key(given: Path | None, directory: Path) -> Path:
         Refused: KEY_UNREADABLE: none was named, and the folder has none.
     """
     own = directory / "keys" / "team.pem"
-    if given is None and not own.exists():
+    if given is None and not own.exists() and not own.with_suffix(SUFFIX).exists():
         mend = "name the team's key by --team-key or FLEETCAST_TEAM_KEY; it stays on this machine"
         raise Refused(Code.KEY_UNREADABLE, f"a release is signed here, and there is no key {own}: {mend}")
     return given or own

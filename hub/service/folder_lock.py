@@ -8,7 +8,6 @@ from typing import IO, Final
 
 from schemas.errors import Code, Refused
 
-
 PID_CHARACTERS_MAX: Final = 20
 
 

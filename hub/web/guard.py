@@ -137,7 +137,7 @@ def _check_query(request: Request, names: set[str]) -> None:
 
 
 def _check_fields(body: bytes) -> None:
-    """Refuse a body that gives a field twice: parsers differ in which one they believe. One that is no JSON is refused where it is parsed."""
+    """Refuse a body that gives a field twice: parsers differ in which one they believe. What is no JSON is refused later."""
     with contextlib.suppress(ValueError, RecursionError):
         json.loads(body, object_pairs_hook=_once)
 

@@ -251,7 +251,9 @@ def test_an_empty_option_chooses_nothing_else_to_act_on(doors: Doors, words: tup
     before = doors.here("history", "--json").stdout
     done = in_process(*words, FLEETCAST_DIR=str(doors.made.fleet), FLEETCAST_HUB=doors.url, FLEETCAST_TOKEN_FILE=str(doors.token))
 
-    assert (done.returncode, "empty, such as from a variable that is not set" in " ".join(done.stderr.split())) == (Exit.USAGE, True), done.stderr
+    assert (done.returncode, "empty, such as from a variable that is not set" in " ".join(done.stderr.split())) == (Exit.USAGE, True), (
+        done.stderr
+    )
     assert doors.here("history", "--json").stdout == before
 
 
@@ -348,7 +350,7 @@ def test_releases_and_models_are_removed_over_the_api_by_those_who_hold_the_keys
 
 
 class Cut:
-    """A proxy before the hub, which cuts connections as long as it is asked to: by the method and path of a request, before or behind the hub."""
+    """A proxy before the hub, which loses answers by the method and path of the request."""
 
     def __init__(self, url: str) -> None:
         self.cuts: Callable[[str, str], bool] = lambda method, path: False

@@ -204,7 +204,15 @@ def test_tokens_are_made_shown_once_and_revoked(sign_in: SignIn, door: Door) -> 
 
 def test_a_token_that_cannot_be_made_is_refused(sign_in: SignIn) -> None:
     admin = sign_in("admin")
-    for wrong in ({"role": "root"}, {"days": "0"}, {"days": "9999"}, {"days": "x"}, {"token_name": ""}, {"token_name": "a\nb"}, {"token_name": "<b>board</b>"}):
+    for wrong in (
+        {"role": "root"},
+        {"days": "0"},
+        {"days": "9999"},
+        {"days": "x"},
+        {"token_name": ""},
+        {"token_name": "a\nb"},
+        {"token_name": "<b>board</b>"},
+    ):
         assert admin.answer("/keys/make", **{"token_name": "x", "role": "viewer", "days": "1", **wrong}).status_code == 422, wrong
 
 
