@@ -47,7 +47,7 @@ def _folder(context: click.Context, _: click.Parameter, value: Path) -> Path:
     return value
 
 
-class NotEmpty(click.ParamType):
+class NotEmpty(click.ParamType[str]):
     """Take a text that chooses what a command acts on. An empty one, as of a variable that is not set, would choose something else."""
 
     name = "text"

@@ -112,7 +112,7 @@ def test_watch_outlasts_a_hub_that_does_not_answer_and_keeps_what_was_shown(monk
     def flickering(as_json: bool) -> None:
         if not answers.pop(0):
             raise Unreachable("http://hub: connection refused")
-        listing.callback(as_json)
+        show(ROWS[:1], ["model"], as_json=as_json, empty="Nothing.")
 
     def sleep(seconds: float) -> None:
         if not answers:
