@@ -162,7 +162,7 @@ def test_a_secret_that_is_shown_once_is_asked_for_without_a_key_of_repetition(he
         ("/nodes?after=n1&sort=state", "goes with the order `node`"),
         ("/nodes?limit=501", "limit"),
         ("/nodes?limit=1&limit=2", "twice"),
-        ("/nodes?hwere=site%3Djfk", "no parameter 'hwere' here; there are after, cursor, limit, sort, where"),
+        ("/nodes?hwere=site%3Djfk", "no parameter 'hwere' here; there are after, cursor, format, limit, sort, where"),
         ("/alerts?cursor=WyJhIl0", "cursor"),
         ("/nodes/N0", "node"),
     ],
