@@ -19,6 +19,7 @@ from hub.cli.commands import command
 from hub.cli.errors import Exit, guarded
 from hub.client.hub_client import HubClient
 from hub.client.place import place_of
+from hub.operations import opening
 from schemas.errors import Code, Refused
 from tests.hub.cli.fleets import Done, Made, ridge
 from tests.hub.web.conftest import unused
@@ -86,6 +87,7 @@ def doors(unused: Asked, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
         "nodes list --where site=jfk",
         "nodes list --where site=nowhere",
         "nodes list --where =",
+        "nodes list --columns node,serves --sort serves",
         "nodes list --after z",
         "nodes n1",
         "nodes n99",
@@ -233,6 +235,23 @@ def test_what_cannot_be_reached_or_let_in_ends_with_a_sentence_and_its_code(door
     assert "readable on the way" in plain.stderr
     assert (named.returncode, "records the name of the token" in " ".join(named.stderr.split())) == (Exit.USAGE, True)
     assert not any("Traceback" in one.stderr for one in (refused, gone, absent, plain, named))
+
+
+def test_reasons_that_people_gave_are_in_the_history(doors: Doors) -> None:
+    store = opening.open_store(doors.made.fleet, "ada")
+    store.add_event("rollout", "m was halted", {"model": "m", "why": "a recall of the sensor"})
+    store.close()
+    here, there = doors.both("history", "--limit", "3")
+
+    assert "a recall of the sensor" in here.stdout
+    assert here.stdout == there.stdout
+    assert here.stdout.splitlines()[0].split() == ["at", "actor", "kind", "what", "why"]
+
+
+def test_publishing_over_the_api_without_a_key_names_the_option(doors: Doors) -> None:
+    done = doors.there("publish", str(doors.made.folder / "good.onnx"), "--name", "m", "--version", "7.0.0")
+
+    assert (done.returncode, "name the team's key by --team-key or FLEETCAST_TEAM_KEY" in done.stderr) == (Exit.KEY, True), done.stderr
 
 
 @pytest.mark.parametrize(
@@ -442,5 +461,5 @@ def test_a_hub_that_restarts_ends_no_watch_and_no_event_is_missed(doors: Doors, 
     done = doors.there("watch", "--until", "rollout", "--timeout-seconds", "60", url=cut.url)
 
     assert done.returncode == 0, done.stderr
-    assert "m@1.0.0" in done.stdout
+    assert "deployment meanwhile" in done.stdout
     assert (done.stderr.count("Waiting for an answer: "), done.stderr.count("It answers again.")) == (1, 1), done.stderr
