@@ -69,6 +69,7 @@ def watch(
         try:
             for event in after(at):
                 at = event.id
+                patience.answered()  # Before the event is printed, with which the command may end.
                 if not kinds or _kind(event) in {*kinds, until}:
                     click.echo(_line(event, as_json))
                 if _kind(event) == until:
