@@ -1,7 +1,9 @@
 """Let a request through to its route: by its Host, its token and the token's role, its query and the size of its body."""
 
 import asyncio
+import contextlib
 import hashlib
+import json
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
@@ -31,6 +33,11 @@ BODY_BYTES_MAX: Final = 256 * KIB
 BODY_SECONDS_MAX: Final = 30.0
 KEY_CHARACTERS_MAX: Final = 64
 LOOKUPS_MAX: Final = 4  # Secrets from addresses with too many failures that are looked up at one time; a hub has 40 threads.
+SHOWN_ONCE: Final = frozenset({("POST", "/tokens"), ("POST", "/nodes/{node}/replacement")})  # Answers with a secret that is kept nowhere.
+NO_KEY: Final = (
+    "the answer has a secret that is kept nowhere, so that a repetition could not be answered alike: leave Idempotency-Key out, and where"
+    " an answer was lost, make another one, and revoke what `fleetcast tokens list` or `fleetcast enroll list` shows besides"
+)
 Found = TypeVar("Found")
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 HEADERS: Final = {
@@ -120,8 +127,11 @@ def guarded(door: Door, rights: Mapping[tuple[str, str], Right], prefix: str) ->
                     request.state.fleet = door.of_request(f"{api_tokens.ACTOR_PREFIX}{token.name}")
                 _check_query(request, names)
                 body = await body_of(request) if takes_body else b""
+                _check_fields(body)
                 request.state.digest = hashlib.sha256(f"{method} {request.url.path}\n".encode() + body).digest()
                 request.state.key = _idempotency_key(request)
+                if request.state.key is not None and (method, self.path.removeprefix(prefix)) in SHOWN_ONCE:
+                    raise Refused(Code.REQUEST_INVALID, NO_KEY)
                 return await inner(request)
 
             return handle
@@ -137,6 +147,20 @@ def _check_query(request: Request, names: set[str]) -> None:
         )
     if twice := sorted({name for name in given if given.count(name) > 1}):
         raise Refused(Code.REQUEST_INVALID, f"parameter {twice[0]!r} is given twice")
+
+
+def _check_fields(body: bytes) -> None:
+    """Refuse a body that gives a field twice: parsers differ in which one they believe. What is no JSON is refused later."""
+    with contextlib.suppress(ValueError, RecursionError):
+        json.loads(body, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    seen = set[str]()
+    for name, _ in pairs:
+        if name in seen:
+            raise Refused(Code.REQUEST_INVALID, f"field {name[:80]!r} is given twice")
+        seen.add(name)
 
 
 def _idempotency_key(request: Request) -> str | None:

@@ -192,23 +192,31 @@ def test_a_role_sees_what_it_needs_and_nothing_is_done_without_it(sign_in: SignI
 
 def test_tokens_are_made_shown_once_and_revoked(sign_in: SignIn, door: Door) -> None:
     admin = sign_in("admin")
-    made = admin.answer("/keys/make", token_name="<b>board</b>", role="viewer", days="30")
+    made = admin.answer("/keys/make", token_name="board", role="viewer", days="30")
     token = re.search(r"fct_[\w-]+", made.text)
-    row = next(one for one in api_tokens.rows(door.fleet) if one["name"] == "<b>board</b>")
+    row = next(one for one in api_tokens.rows(door.fleet) if one["name"] == "board")
     page = admin.page("/keys")
     revoked = admin.answer(f"/keys/{row['id']}/revoke", why="not needed")
 
     assert token is not None
     assert api_tokens.find(door.fleet, token[0]) is None
     assert row["made_by"] == "token:admin"
-    assert "<b>board</b>" not in page.replace("<b>&lt;b&gt;board&lt;/b&gt;</b>", "")
+    assert "board" in page
     assert (revoked.status_code, revoked.headers["location"]) == (303, "/keys")
     assert "No such" not in text_of(admin.page("/keys"))
 
 
 def test_a_token_that_cannot_be_made_is_refused(sign_in: SignIn) -> None:
     admin = sign_in("admin")
-    for wrong in ({"role": "root"}, {"days": "0"}, {"days": "9999"}, {"days": "x"}, {"token_name": ""}, {"token_name": "a\nb"}):
+    for wrong in (
+        {"role": "root"},
+        {"days": "0"},
+        {"days": "9999"},
+        {"days": "x"},
+        {"token_name": ""},
+        {"token_name": "a\nb"},
+        {"token_name": "<b>board</b>"},
+    ):
         assert admin.answer("/keys/make", **{"token_name": "x", "role": "viewer", "days": "1", **wrong}).status_code == 422, wrong
 
 
