@@ -51,6 +51,12 @@ def root_stems(directory: Path) -> list[Path]:
     return [directory / "keys" / name for name in sorted(stems, key=lambda one: (len(one), one))]
 
 
+def clear_parts(directory: Path) -> None:
+    """Remove the parts of key files that a crash has left in a fleet's folder, private keys among them; none that is being written."""
+    for name in ("keys", "online", "tls", "broker/tls"):
+        durable.clear_parts(directory / name)
+
+
 def promote(stem: Path) -> None:
     """Put the key that waits in the old one's place, if one waits; two processes may do so at once."""
     found = waiting(stem)
