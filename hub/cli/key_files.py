@@ -13,7 +13,20 @@ from fleetcast import durable
 from hub.cli.key_values import read_pairs
 from hub.cli.options import hub_runs, open_store, passphrase
 from hub.signing import key_references
-from hub.signing.key_places import NEXT, ONLINE, PUBLIC, clear_parts, discard_waiting, present, promote, public_of_waiting, root_stems, stem_of, waiting
+from hub.signing.key_places import (
+    NEXT,
+    ONLINE,
+    PUBLIC,
+    clear_parts,
+    discard_orphan,
+    discard_waiting,
+    present,
+    promote,
+    public_of_waiting,
+    root_stems,
+    stem_of,
+    waiting,
+)
 from hub.signing.keys import PEM, create_key, load_signer, public_key, public_pem
 from schemas.bundle import role_name
 from schemas.errors import Code, FleetcastError, Refused
@@ -157,6 +170,7 @@ def promote_named(directory: Path, repository: "Repository") -> list[str]:
         if key is not None and key.keyid in named["root" if stem.name.startswith("root-") else stem.name]:
             promote(stem)
             done.append(stem.name)
+        discard_orphan(stem)
     return done
 
 

@@ -74,6 +74,12 @@ def promote(stem: Path) -> None:
         stem.with_name(stem.name + NEXT + PUBLIC).unlink(missing_ok=True)
 
 
+def discard_orphan(stem: Path) -> None:
+    """Drop the public half of a key that waited and has taken its place: the process that put it there was cut off in between."""
+    if waiting(stem) is None:
+        stem.with_name(stem.name + NEXT + PUBLIC).unlink(missing_ok=True)
+
+
 def discard_waiting(stem: Path) -> None:
     """Drop a key that waits and that another one is to take the place of; the metadata does not name it."""
     for suffix in (*SUFFIXES, PUBLIC):
