@@ -116,9 +116,11 @@ class Office:
         return self._enrolled(row.place, issued.certificate)
 
     def _check_clock(self) -> None:
-        """Have devices ask again while the hub has only a guess of the time: they would take it for theirs, and get an expired certificate."""
+        """Have devices ask again while the hub can only guess the time: they would take it for theirs, and get expired certificates."""
         if self._is_guess():
-            raise Unreachable("the clock of the hub's machine makes no sense yet: see the alert clock.stepped, and ask again in ten minutes")
+            raise Unreachable(
+                "the clock of the hub's machine makes no sense yet: see the alert clock.stepped, and ask again in ten minutes"
+            )
 
     def _issue(self, node: str, key: bytes) -> CertificateRow:
         made = self._authority.node(node, key, now=datetime.fromtimestamp(self._wall(), UTC), days=self._certificate_days)
