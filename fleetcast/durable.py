@@ -67,7 +67,7 @@ def create(path: Path, data: bytes) -> None:
         sync(path.parent)
         raise
     finally:
-        Path(partial).unlink()
+        Path(partial).unlink(missing_ok=True)  # `clear_parts` may do so from the moment that it is closed.
     sync(path.parent)
 
 
