@@ -60,12 +60,9 @@ def check_free(fleet: OpenedFleet, names: Sequence[str]) -> None:
     Raises:
         Refused: NODE_ENROLLED: one is.
     """
-    enrolments = Enrolments(fleet.store.database)
-    for name in names:
-        row = enrolments.node(check_name("node", name))
-        if row is not None and row.standing.revoked_at is None:
-            reason = f"node {name} is enrolled already; use --replace to make a token for a device in its place"
-            raise Refused(Code.NODE_ENROLLED, reason)
+    taken = Enrolments(fleet.store.database).enrolled([check_name("node", name) for name in names])
+    if taken:
+        raise Refused(Code.NODE_ENROLLED, f"node {taken[0]} is enrolled already; use --replace to make a token for a device in its place")
 
 
 def make_tokens(fleet: OpenedFleet, names: Sequence[str], *, cohort: str, labels: Mapping[str, str], seconds: int) -> list[dict[str, Any]]:

@@ -4,7 +4,8 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from sqlalchemy import update
+from sqlalchemy import event, update
+from sqlalchemy.engine import Engine
 from starlette.testclient import TestClient
 
 from hub.database import tables
@@ -160,6 +161,20 @@ def test_a_request_that_an_earlier_hub_took_is_answered_by_its_command(here: Ask
 
     assert first["warnings"]
     assert second == {**first, "warnings": [], "notes": []}
+
+
+def test_ten_thousand_enrolment_tokens_are_made_by_a_few_statements(here: Asked) -> None:
+    statements: list[str] = []
+    count = lambda *told: statements.append(told[2])  # noqa: E731
+    event.listen(Engine, "before_cursor_execute", count)
+    try:
+        made = here.ask("POST", "/enrolment-tokens", "admin", json={"node": "many", "count": 10_000})
+    finally:
+        event.remove(Engine, "before_cursor_execute", count)
+
+    assert made.status_code == 201, made.text
+    assert len({one["token"] for one in made.json()["items"]}) == 10_000
+    assert len(statements) < 100  # One after another they took a minute, in which nobody else could write.
 
 
 def test_a_refusal_names_fields_and_no_options_of_the_command_line(here: Asked) -> None:
