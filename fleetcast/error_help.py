@@ -195,6 +195,7 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "a name is reserved, or has a length or characters that are not allowed",
         "use letters a-z, digits and hyphens",
     ),
+    Code.NAME_TAKEN: ("something else has this name", "choose another name, or remove what has it; the reason says how"),
     Code.BLUEPRINT_INVALID: (
         "a blueprint is wrong, or names what the fleet does not have",
         "correct the line that the message names; docs/blueprint.md describes every key",
@@ -315,6 +316,7 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "two devices use one node's name and key, and end each other's connections",
         "find the copy of the node's folder; give that device a folder, a name and a key of its own",
     ),
+    Code.HUB_RUNNING: ("another hub runs in this folder", "use that one, or end it first; the message names its process"),
     Code.HUB_DUPLICATE: (
         "two hubs of one fleet seem to run, and end each other's connections",
         "stop the hub on the host that the fleet has left; docs/operations.md, Move a fleet to another host",

@@ -81,6 +81,7 @@ class Code(StrEnum):
     KEY_PASSPHRASE = "key.passphrase"  # noqa: S105  # a code, not a secret
     KEY_NOT_AUTHORISED = "key.not_authorised"
     NAME_INVALID = "name.invalid"
+    NAME_TAKEN = "name.taken"
     BLUEPRINT_INVALID = "blueprint.invalid"
     BLUEPRINT_BUSY = "blueprint.busy"
     BLUEPRINT_HELD = "blueprint.held"
@@ -126,6 +127,7 @@ class Code(StrEnum):
     PORT_IN_USE = "port.in_use"
     NODE_RUNNING = "node.running"
     NODE_DUPLICATE = "node.duplicate"
+    HUB_RUNNING = "hub.running"
     HUB_DUPLICATE = "hub.duplicate"
     SHARD_GAP = "shard.gap"
     SHARD_OVERLAP = "shard.overlap"

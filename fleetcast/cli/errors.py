@@ -97,6 +97,8 @@ def _report(raised: BaseException, program: Program) -> NoReturn:
     except Unreachable as error:
         _end(program, exits["UNREACHABLE"], "unreachable", str(error))
     except Ended as ended:
+        if _output_error() is not None:
+            _drop(sys.stdout)
         if ended.printed:
             sys.exit(ended.code)
         _end(program, ended.code, ended.code.name.lower(), str(ended))

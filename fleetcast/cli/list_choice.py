@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fleetcast.cli.errors import Ended
+from fleetcast.cli.terminal_text import plain
+from schemas.errors import Unreachable
 
 if TYPE_CHECKING:  # pydantic takes a tenth of a second to import, and --help does without
     from schemas.selectors import Requirement
@@ -101,20 +103,54 @@ def list_options(*, has_where: bool = False) -> Callable[[Callable[..., Any]], C
 
 
 def _follow(command: Callable[[], Any]) -> None:
-    """Run a list again and again; where nobody watches a screen, print it only when it has changed."""
-    last = None
+    """Run a list again and again; where nobody watches a screen, print it only when it has changed.
+
+    What was shown last stays where there is no answer for a while: a hub that restarts ends no list that is followed.
+
+    Raises:
+        Unreachable: the first look was not answered.
+    """
+    is_screen, last, is_lost = sys.stdout.isatty(), None, False
     while True:
-        if sys.stdout.isatty():
-            click.clear()
-            with contextlib.suppress(Ended):  # such as "an alarm lasts": the next look may find that it has ended
-                command()
+        try:
+            out, err = _printed(command, is_screen=is_screen)
+        except Unreachable as error:
+            if last is None:
+                raise
+            if not is_lost:
+                click.echo(plain(f"Waiting for an answer: {error}. It is shown again when there is one."), err=True)
+            is_lost = True
         else:
-            with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(Ended):
-                command()
-            if printed.getvalue() != last:
-                last = printed.getvalue()
-                click.echo(last, nl=False)
+            if is_screen:
+                click.clear()
+            elif is_lost:
+                click.echo("It answers again.", err=True)
+            if is_screen or out != last:
+                click.echo(out, nl=False)
+            click.echo(err, nl=False, err=True)
+            last, is_lost = out, False
         time.sleep(WATCH_SECONDS)
+
+
+def _printed(command: Callable[[], Any], *, is_screen: bool) -> tuple[str, str]:
+    """Return what a list prints, as for the screen if it is for one: what is there is cleared only when something else is to be shown."""
+    out, err = _Printed(is_screen=is_screen), _Printed(is_screen=sys.stderr.isatty())
+    is_ended = contextlib.suppress(Ended)  # such as "an alarm lasts": the next look may find that it has ended
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), is_ended:
+        command()
+    return out.getvalue(), err.getvalue()
+
+
+class _Printed(io.StringIO):
+    """Keep what is printed, in the form that it has where it is to be shown."""
+
+    def __init__(self, *, is_screen: bool) -> None:
+        super().__init__()
+        self._is_screen = is_screen
+
+    def isatty(self) -> bool:
+        """Return whether it is for a terminal."""
+        return self._is_screen
 
 
 def _requirements(where: str) -> "tuple[Requirement, ...]":

@@ -14,7 +14,7 @@ from hub.cli.blueprint_output import difference, show_plan
 from hub.cli.diff import insist_options
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import changes_fleet, dir_option, json_option
-from schemas.errors import Code, Refused
+from schemas.errors import Code, Refused, Unreachable
 
 
 def _insisting(command: Any) -> Any:
@@ -55,7 +55,10 @@ def apply(file: Path | None, revision: int | None, auto_approve: bool, directory
             click.echo(json.dumps({**row, "state": "not applied", "revision": None}, indent=2))
         click.echo("Nothing was changed: give --auto-approve to change it without being asked.", err=True)
         raise Ended(Exit.USAGE, "there is a difference", printed=True)
-    applied, changes = found.apply(_report)
+    try:
+        applied, changes = found.apply(_report)
+    except Unreachable as error:
+        raise Unreachable(f"{error}. What was changed is changed, and the hub may go on: apply again, which makes what is left") from None
     found.close()
     if as_json:
         click.echo(json.dumps({**row, "state": "applied", "revision": applied}, indent=2))

@@ -82,6 +82,7 @@ def _show(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
 @click.option(
     "--breaking", is_flag=True, help="Set it even if programs that use what nodes have now would not work with the release that they get."
 )
+@click.option("--supersede", is_flag=True, help="Pin a release even if a rollout of the deployment is left half-way.")
 @changes_fleet
 @dir_option
 @json_option
@@ -114,21 +115,26 @@ def set_(model: str, name: str, directory: Path, as_json: bool, **said: Any) -> 
 @click.option(
     "--breaking", is_flag=True, help="Remove it even if programs that use what its nodes have now would not work with what they get."
 )
+@click.option("--supersede", is_flag=True, help="Remove it even if its rollout is left half-way.")
 @changes_fleet
 @dir_option
 @json_option
-def remove(model: str, name: str, breaking: bool, directory: Path, as_json: bool) -> None:
+def remove(model: str, name: str, breaking: bool, supersede: bool, directory: Path, as_json: bool) -> None:
     """Remove a deployment. Its nodes follow the next one that matches them.
 
-    It is refused without --breaking where programs that use what these nodes have now would not work with the release that they would get.
+    It is refused without --breaking where programs that use what these nodes have now would not work with the release that they would get,
+    and without --supersede while its rollout runs.
 
     \b
     Example:
       fleetcast deploy remove delay hold-jfk-2
     """
-    wish = commands.read_as(commands.RemoveDeployment, json.dumps({"name": name, **({"breaking": True} if breaking else {})}))
+    given = {key: True for key, is_given in (("breaking", breaking), ("supersede", supersede)) if is_given}
+    wish = commands.read_as(commands.RemoveDeployment, json.dumps({"name": name, **given}))
     if (hub := remote()) is not None:
-        print_operation(hub.remove_deployment(model, name, breaking=breaking, wait_seconds=WAIT_SECONDS), as_json=as_json)
+        print_operation(
+            hub.remove_deployment(model, name, breaking=breaking, supersede=supersede, wait_seconds=WAIT_SECONDS), as_json=as_json
+        )
         return
     fleet = opened(directory)
     report(rollouts.remove_deployment(fleet, model, wish))

@@ -11,7 +11,7 @@ from hub.cli.options import dir_option, json_option
 
 insist_options = (
     click.option("--breaking", is_flag=True, help="Go on even if programs would not work with the release that nodes get."),
-    click.option("--supersede", is_flag=True, help="Begin rollouts even if another one of the deployment is left half-way."),
+    click.option("--supersede", is_flag=True, help="Begin rollouts, pin and remove even if a rollout of the deployment is left half-way."),
     click.option("--again", is_flag=True, help="Begin rollouts once more from which nodes went back."),
 )
 

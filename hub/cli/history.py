@@ -33,6 +33,8 @@ def history(model: str | None, node: str | None, since: int | None, limit: int, 
 
     With --blueprint: the revisions of the blueprint. `fleetcast apply --revision N` goes back to one.
 
+    A column `why` has the reasons that people have given, where there is one.
+
     The actor is the name that was given by --actor, else the system user's. It is `hub` where the hub went on by itself.
 
     \b
@@ -49,7 +51,7 @@ def history(model: str | None, node: str | None, since: int | None, limit: int, 
             return
         seen = islice(hub.audit(model=model, node=node, since=since), limit)
         asked = [{**row, "at": iso(int(datetime.fromisoformat(row["at"]).timestamp()))} for row in seen]
-        show(asked, ["at", "actor", "kind", "what"], as_json=as_json, empty="Nothing was changed.")
+        _show_changes(asked, as_json=as_json)
         return
     if of_blueprint:
         _check_alone(model, node, since)
@@ -59,7 +61,13 @@ def history(model: str | None, node: str | None, since: int | None, limit: int, 
         return
     found = open_store(directory).changes(since=since, limit=READ_MAX)
     rows = [_row(one) for one in found if (model is None or one.body.get("model") == model) and (node is None or node in _nodes(one))]
-    show(choice().arranged(rows)[:limit], ["at", "actor", "kind", "what"], as_json=as_json, empty="Nothing was changed.")
+    _show_changes(choice().arranged(rows)[:limit], as_json=as_json)
+
+
+def _show_changes(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    """Print changes; with a column for what people have given as their reason, where one has."""
+    columns = ["at", "actor", "kind", "what", *(["why"] if any(row.get("why") for row in rows) else [])]
+    show(rows, columns, as_json=as_json, empty="Nothing was changed.")
 
 
 def _check_alone(*chosen: object) -> None:

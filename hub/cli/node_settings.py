@@ -13,7 +13,7 @@ import click
 
 from fleetcast.cli.terminal_text import plain
 from fleetcast.counted import counted, verb
-from hub.cli.options import changes_fleet, dir_option, hub_runs, json_option, opened, show_one
+from hub.cli.options import NOT_EMPTY, changes_fleet, dir_option, hub_runs, json_option, opened, show_one
 from hub.cli.remote import WAIT_SECONDS, print_answer, remote
 from schemas.names import check_name
 
@@ -25,7 +25,9 @@ NODES_PER_SECOND = 20.0  # How many nodes' settings a hub signs on a slow disk.
 SWITCHES = {"on": True, "off": False}
 LINES_MAX = 20
 
-where_option = click.option("--where", metavar="SELECTOR", help="Nodes that this selector matches, such as site=jfk,tier!=lab.")
+where_option = click.option(
+    "--where", metavar="SELECTOR", type=NOT_EMPTY, help="Nodes that this selector matches, such as site=jfk,tier!=lab."
+)
 breaking_option = click.option(
     "--breaking", is_flag=True, help="Set labels even if programs would not work with the release that their node then gets."
 )

@@ -150,7 +150,7 @@ def list_(node: str | None, where: str | None, after: str, limit: int | None, di
     if node is not None:
         _show_node(rows[0], as_json=as_json)
         return
-    rows = wanted.arranged(rows)[:limit]
+    rows = _arranged(rows)[:limit]
     waiting = {name: one.expected_until for name, one in marks.items() if one.expected_until is not None}
     listing = Listing(rows, of=of, is_more=is_more, where=where, nobody=empty, waiting=waiting)
     _show_nodes(listing, {name: state.software for name, state in states.items()}, findings, as_json=as_json)
@@ -181,7 +181,7 @@ def _list_remote(hub: "HubClient", node: str | None, where: str | None, after: s
     everybody = list(hub.nodes()) if not rows else []
     nobody_in = [NodeFacts(one["node"], one["labels"], one["arch"] or "") for one in everybody]
     empty = nobody(where, nobody_in) if where is not None else "No node has reported yet." if not everybody else ""
-    is_more, rows = len(rows) > limit, wanted.arranged(rows)[:limit]
+    is_more, rows = len(rows) > limit, _arranged(rows)[:limit]
     findings = {row["node"]: tuple(Finding(**one) for one in row["findings"]) for row in rows}
     listing = Listing(rows, of=total, is_more=is_more, where=where, nobody=empty or f"No node's name comes after {after!r}.", waiting={})
     _show_nodes(listing, {row["node"]: row["software"] for row in rows}, findings, as_json=as_json)
@@ -198,7 +198,7 @@ def _show_node(one: Mapping[str, Any], *, as_json: bool) -> None:
 
 def _show_nodes(listing: Listing, software: Mapping[str, str], findings: Mapping[str, Sequence[Finding]], *, as_json: bool) -> None:
     rows, of, where, is_more = listing.rows, listing.of, listing.where, listing.is_more
-    flat = [{**row, "serves": [_in_words(one) for one in row["models"]], "status": _status(row)} for row in rows]
+    flat = [{**row, "serves": _serves(row), "status": _status(row)} for row in rows]
     show(
         rows,
         ["node", "status", "last_seen", "cohort", "serves", "software"],
@@ -230,6 +230,15 @@ def _show_nodes(listing: Listing, software: Mapping[str, str], findings: Mapping
     if not as_json:
         for name, until in sorted(listing.waiting.items()):
             click.echo(f"{name} waits for new hardware until {moment(until)}.", err=True)
+
+
+def _arranged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the nodes that are asked for, in their order; `serves`, which a table has and JSON has not, is a column, too."""
+    return [rows[at] for at in choice().arrange([{**row, "serves": ", ".join(_serves(row))} for row in rows])]
+
+
+def _serves(row: Mapping[str, Any]) -> list[str]:
+    return [_in_words(one) for one in row["models"]]
 
 
 def _two_devices(row: Mapping[str, Any]) -> str:

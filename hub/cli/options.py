@@ -47,10 +47,35 @@ def _folder(context: click.Context, _: click.Parameter, value: Path) -> Path:
     return value
 
 
+class NotEmpty(click.ParamType[str]):
+    """Take a text that chooses what a command acts on. An empty one, as of a variable that is not set, would choose something else."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text."""
+        if not str(value).strip():
+            self.fail("it is empty, such as from a variable that is not set: give its value, or leave the option out", param, ctx)
+        return str(value)
+
+
+NOT_EMPTY = NotEmpty()
+
+
+class FolderPath(click.Path):
+    """Take a path to a folder. An empty one, such as from a variable that is not set, is no other name of the present folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if value == "":
+            self.fail("it is empty, such as from a variable that is not set: give a folder, or leave the option out", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 dir_option = click.option(
     "--dir",
     "directory",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FolderPath(path_type=Path, file_okay=False),
     envvar="FLEETCAST_DIR",
     default=".",
     callback=_folder,

@@ -11,7 +11,7 @@ import click
 from fleetcast.cli.list_choice import choice, list_options
 from fleetcast.cli.terminal_text import plain
 from hub.cli.key_values import read_pairs
-from hub.cli.options import dir_option, json_option, opened, show, split
+from hub.cli.options import NOT_EMPTY, dir_option, json_option, opened, show, split
 from hub.cli.remote import remote
 from hub.cli.time_arguments import DEADLINE, parsed_option
 from hub.core.rollouts import commands
@@ -24,7 +24,7 @@ from schemas.windows import parse_windows
 
 @click.command()
 @click.argument("release", metavar="MODEL@VERSION")
-@click.option("--deployment", metavar="NAME", help="Deployment in which the rollout would begin.")
+@click.option("--deployment", metavar="NAME", type=NOT_EMPTY, help="Deployment in which the rollout would begin.")
 @click.option("--where", metavar="SELECTOR", help="Select only these nodes, such as site=jfk,tier!=lab or node=jfk-2.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Select only nodes with this label. Repeatable.")
 @click.option("--rate", "rates", multiple=True, metavar="CLASS=BIT/S", help="Rate of a class of link, such as metered=300000. Repeatable.")

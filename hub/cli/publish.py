@@ -29,7 +29,9 @@ from hub.operations.conversion import converted
 from hub.operations.release_inputs import fleet_archs
 from hub.operations.release_rows import block_count
 from hub.settings import load
+from hub.signing.key_references import SUFFIX
 from hub.signing.keys import load_signer
+from schemas.errors import Code, Refused
 from schemas.limits import BLOCK_BYTES_MAX, MIB
 from schemas.names import check_name, check_version
 
@@ -245,15 +247,13 @@ def publish(
         --reference ref.csv
     """
     if (hub := remote()) is not None:
-        _publish_remote(
-            hub, source, said, team_key or directory / "keys" / "team.pem", passphrase_file, breaking=breaking, yes=yes, as_json=as_json
-        )
+        _publish_remote(hub, source, said, _team_key(team_key, directory), passphrase_file, breaking=breaking, yes=yes, as_json=as_json)
         return
     load(directory)  # says so when there is no fleet
     release = _read(source, said, partial(_archs_of, directory))
     secret = passphrase(passphrase_file)
     release, steps = click.get_current_context().with_resource(converted(release, partial(click.echo, err=True)))
-    team = load_signer(team_key or directory / "keys" / "team.pem", secret)
+    team = load_signer(_team_key(team_key, directory), secret)
     fleet = opened(directory)
     targets = publishing.delegator(fleet, release.name, secret)
     asks = not (yes or as_json) and sys.stdin.isatty() and sys.stderr.isatty()
@@ -279,6 +279,19 @@ def publish(
 
 def _archs_of(directory: Path) -> frozenset[str]:
     return fleet_archs(open_store(directory))
+
+
+def _team_key(given: Path | None, directory: Path) -> Path:
+    """Return the key that signs the release.
+
+    Raises:
+        Refused: KEY_UNREADABLE: none was named, and the folder has none.
+    """
+    own = directory / "keys" / "team.pem"
+    if given is None and not own.exists() and not own.with_suffix(SUFFIX).exists():
+        mend = "name the team's key by --team-key or FLEETCAST_TEAM_KEY; it stays on this machine"
+        raise Refused(Code.KEY_UNREADABLE, f"a release is signed here, and there is no key {own}: {mend}")
+    return given or own
 
 
 def _publish_remote(

@@ -76,7 +76,10 @@ def remember(context: click.Context, hub_url: str | None, token_file: str | None
     Raises:
         click.UsageError: the command works on the fleet's folder.
     """
-    if not hub_url:
+    for option, value in (("--hub", hub_url), ("--token-file", token_file), ("--ca-file", ca_file)):
+        if value is not None and not value.strip():
+            raise click.UsageError(f"{option} is empty, such as from a variable that is not set: give its value, or leave the option out")
+    if hub_url is None:
         if token_file or ca_file:
             raise click.UsageError("--token-file and --ca-file go with --hub URL")
         return

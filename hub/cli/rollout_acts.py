@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hub.cli.command_queue import ask
-from hub.cli.options import changes_fleet, dir_option, json_option
+from hub.cli.options import NOT_EMPTY, changes_fleet, dir_option, json_option
 from hub.cli.remote import WAIT_SECONDS, print_operation, remote
 from hub.core.rollouts import commands
 from hub.signing.model_names import is_model
@@ -21,7 +21,7 @@ from schemas.errors import Code, Refused
 if TYPE_CHECKING:
     from hub.client.hub_client import Action, HubClient
 
-deployment_option = click.option("--deployment", metavar="NAME", help="Deployment, where the model has several.")
+deployment_option = click.option("--deployment", metavar="NAME", type=NOT_EMPTY, help="Deployment, where the model has several.")
 
 
 def rollout_of(hub: "HubClient", model: str, deployment: str | None, *, to_go_back: bool = False) -> Mapping[str, Any]:

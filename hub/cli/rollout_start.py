@@ -1,6 +1,7 @@
 """`fleetcast rollout start` and `set`: begin a rollout and follow it, and change the parameters of what is rolled out."""
 
 import json
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -14,7 +15,8 @@ from fleetcast.counted import counted, verb
 from hub.cli.command_queue import LOOK_SECONDS, ask, report
 from hub.cli.errors import Ended, Exit
 from hub.cli.key_values import read_pairs
-from hub.cli.options import changes_fleet, dir_option, json_option, open_store, opened, show, split
+from hub.cli.options import NOT_EMPTY, changes_fleet, dir_option, json_option, open_store, opened, show, split
+from hub.cli.patience import Patience
 from hub.cli.remote import WAIT_SECONDS, print_operation, remote
 from hub.cli.rollout_acts import deployment_option, rollout_of
 from hub.cli.time_arguments import DEADLINE, parsed_option
@@ -28,15 +30,17 @@ from hub.operations.rollout_rows import rollout_row
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.deployments import DEFAULT
+from schemas.errors import Unreachable
 from schemas.manifest import Manifest
 from schemas.windows import parse_windows
 
 if TYPE_CHECKING:
-    from hub.client.hub_client import HubClient
+    from hub.client.hub_client import HubClient, Operation
     from hub.database.store import Store
 
 PERCENT_DIGITS_MAX = 3
 REMOTE_LOOK_SECONDS = 1.0
+KEY_BYTES = 16
 ONE_LABEL = "give only one of the two, and begin another rollout for the other"
 
 
@@ -51,8 +55,10 @@ ONE_LABEL = "give only one of the two, and begin another rollout for the other"
 @click.option(
     "--approve", multiple=True, metavar="STAGE[,STAGE]", help="Stages that wait for `rollout approve`, by percentage or name. Repeatable."
 )
-@click.option("--deployment", metavar="NAME", help="Deployment to roll it out in; with a selector it is made if there is none.")
-@click.option("--where", metavar="SELECTOR", help="Select only these nodes, such as site=jfk,tier!=lab or node=jfk-2.")
+@click.option(
+    "--deployment", metavar="NAME", type=NOT_EMPTY, help="Deployment to roll it out in; with a selector it is made if there is none."
+)
+@click.option("--where", metavar="SELECTOR", type=NOT_EMPTY, help="Select only these nodes, such as site=jfk,tier!=lab or node=jfk-2.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Select only nodes with this label. Repeatable.")
 @click.option(
     "--receipts-min",
@@ -227,10 +233,10 @@ def _start_remote(hub: "HubClient", model: str, stages: str, wish: Mapping[str, 
     }
     asked = {name: value for name, value in given.items() if value is not None}
     deadline = time.monotonic() + said["timeout_seconds"]
-    done = hub.start_rollout(asked, wait_seconds=said["timeout_seconds"] if said["wait"] else WAIT_SECONDS)
     if not said["wait"]:
-        print_operation(done, as_json=as_json)
+        print_operation(hub.start_rollout(asked, wait_seconds=WAIT_SECONDS), as_json=as_json)
         return
+    done = _start_patiently(hub, asked, deadline)
     print_operation(done, as_json=False)
     if done.state == "open":
         raise Ended(Exit.TIMEOUT, "the hub has not obeyed in time; the command stays queued")
@@ -241,6 +247,24 @@ def _start_remote(hub: "HubClient", model: str, stages: str, wish: Mapping[str, 
         return row, row is not None and bool(row["reason"])
 
     _follow(look, model, name, wish["version"], deadline, as_json, pause_seconds=REMOTE_LOOK_SECONDS)
+
+
+def _start_patiently(hub: "HubClient", asked: Mapping[str, Any], deadline: float) -> "Operation":
+    """Start a rollout once, by a key, and return what the hub has made of it, even if the hub restarts meanwhile.
+
+    Raises:
+        Refused: the hub has refused it.
+        Ended: no answer in time.
+    """
+    key, patience = (
+        secrets.token_hex(KEY_BYTES),
+        Patience(deadline, meanwhile="The rollout is started once, however often it is asked for."),
+    )
+    try:
+        return patience.ask(lambda: hub.start_rollout(asked, wait_seconds=max(0.0, deadline - time.monotonic()), key=key))
+    except Unreachable as error:
+        again = f"it may have begun; `fleetcast rollout status {asked['model']}` shows it"
+        raise Ended(Exit.TIMEOUT, f"the hub has not answered in time ({error}): {again}") from None
 
 
 def _approve(said: Sequence[str]) -> list[int | str]:
@@ -353,9 +377,13 @@ def _follow(
     Raises:
         Ended: it halted, went back or was superseded, or time is up.
     """
-    said = ""
+    said, patience = "", Patience(deadline, meanwhile="The rollout goes on without this command.")
     while True:
-        row, is_kept = look()
+        try:
+            row, is_kept = patience.ask(look)
+        except Unreachable as error:
+            shown = f"`fleetcast rollout status {model}` shows it"
+            raise Ended(Exit.TIMEOUT, f"no answer in time ({error}): the rollout of {model}@{version} goes on, and {shown}") from None
         if row is None:
             raise Ended(Exit.HALTED, f"deployment {deployment} of {model} was removed")
         if not is_kept and time.monotonic() < deadline:  # The hub has signed it, and keeps its reason next.

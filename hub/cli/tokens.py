@@ -1,15 +1,20 @@
 """`fleetcast tokens`: who may use the hub's API, and in which role."""
 
 import re
+import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from fleetcast.cli.list_choice import list_options
+from fleetcast.disk_room import FULL
+from hub.cli.errors import Ended, Exit
 from hub.cli.options import changes_fleet, dir_option, json_option, opened, show, show_one
 from hub.cli.remote import remote
-from schemas.errors import Code, Refused
+from schemas.errors import Code, FleetcastError, Refused
 
 ROLES = ("viewer", "operator", "publisher", "admin")
 DAYS = 90
@@ -47,14 +52,37 @@ def make(name: str, role: str, days: int, directory: Path, as_json: bool) -> Non
     """
     if (hub := remote()) is not None:
         made = hub.make_token(name, role, days=days)
-        show_one({key: made[key] for key in ("token", "id", "name", "role", "expires")}, as_json=as_json)
+        shown = {key: made[key] for key in ("token", "id", "name", "role", "expires")}
+        _show_or_revoke(shown, lambda: hub.revoke_token(str(made["id"])), as_json=as_json)
         return
     from hub.operations import api_tokens  # noqa: PLC0415  # with SQLAlchemy, which --help does without
 
     known: api_tokens.Role = next(one for one in api_tokens.ROLES if one == role)
-    row, text = api_tokens.make(opened(directory), name=name, role=known, days=days)
-    shown = api_tokens.row_of(row, int(time.time()))
-    show_one({"token": text, **{key: shown[key] for key in ("id", "name", "role", "expires")}}, as_json=as_json)
+    fleet = opened(directory)
+    row, text = api_tokens.make(fleet, name=name, role=known, days=days)
+    found = api_tokens.row_of(row, int(time.time()))
+    shown = {"token": text, **{key: found[key] for key in ("id", "name", "role", "expires")}}
+    _show_or_revoke(shown, lambda: api_tokens.revoke(fleet, row.id), as_json=as_json)
+
+
+def _show_or_revoke(shown: Mapping[str, Any], revoke: Callable[[], object], *, as_json: bool) -> None:
+    """Print a new token. One that could not be printed is of use to nobody, so that it is revoked.
+
+    Raises:
+        Ended: the output takes nothing.
+    """
+    try:
+        show_one(shown, as_json=as_json)
+        sys.stdout.flush()
+    except OSError as error:
+        name = shown["name"]
+        try:
+            revoke()
+            mend = "it was revoked: make it again"
+        except FleetcastError as failed:
+            mend = f"it is good, and could not be revoked ({failed}): `fleetcast tokens revoke {shown['id']}`"
+        code = Exit.DISK_FULL if error.errno in FULL else Exit.PIPE
+        raise Ended(code, f"the token {name} could not be printed ({error.strerror}), and {mend}") from None
 
 
 @tokens.command(name="list")

@@ -13,8 +13,10 @@ import click
 from fleetcast.cli.terminal_text import plain
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import dir_option, json_option, open_store
+from hub.cli.patience import Patience
 from hub.cli.remote import remote
 from hub.database.rows import EventRow
+from schemas.errors import Unreachable
 
 if TYPE_CHECKING:
     from hub.client.hub_client import HubClient
@@ -62,17 +64,26 @@ def watch(
         last, after, look_seconds = store.last_event_id, partial(_read, store), LOOK_SECONDS
     at = since_id if since_id is not None else (0 if history else last())
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+    patience = Patience(deadline, was_there=False, meanwhile="No event is missed: it goes on behind the last one.")
     while True:
-        for event in after(at):
-            at = event.id
-            if not kinds or _kind(event) in {*kinds, until}:
-                click.echo(_line(event, as_json))
-            if _kind(event) == until:
-                return
+        try:
+            for event in after(at):
+                at = event.id
+                patience.answered()  # Before the event is printed, with which the command may end.
+                if not kinds or _kind(event) in {*kinds, until}:
+                    click.echo(_line(event, as_json))
+                if _kind(event) == until:
+                    return
+            patience.answered()
+        except Unreachable as error:
+            if history:
+                raise
+            patience.lost(error)
         if history:
             break
         if deadline is not None and time.monotonic() >= deadline:
-            raise Ended(Exit.TIMEOUT, f"no {until or 'end'} within {timeout_seconds:g} s")
+            why = f": there is no answer ({patience.reason})" if patience.reason else ""
+            raise Ended(Exit.TIMEOUT, f"no {until or 'end'} within {timeout_seconds:g} s{why}")
         time.sleep(look_seconds)
     if until:
         raise Ended(Exit.TIMEOUT, f"there is no {until} in the history")

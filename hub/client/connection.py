@@ -28,6 +28,7 @@ BACKOFF: Final = Backoff(0.25, 4.0)
 DETAIL_CHARACTERS_MAX: Final = 2000
 ERRORS_MAX: Final = 20  # Mistakes of one refusal that are shown.
 LINE_BYTES_MAX: Final = 1 * MIB  # An event of a stream has less.
+NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})  # OpenSSL's names.
 BUSY: Final = frozenset({429, 502, 503, 504})
 CODES: Final = frozenset(str(one) for one in Code)
 
@@ -225,9 +226,7 @@ def reason_of(error: urllib3.exceptions.HTTPError) -> str:
     """Return why a request failed, in words for a person."""
     cause = error.__cause__ or error.__context__
     if isinstance(error, urllib3.exceptions.SSLError):
-        inner = error.args[0] if error.args else error
-        why = getattr(inner, "verify_message", None) or getattr(inner, "reason", None) or "the TLS handshake failed"
-        return f"{why}; the option --ca-file, or FLEETCAST_CA_FILE, names the authority of the hub's certificate"
+        return _reason_of_tls(error.args[0] if error.args else error)
     if isinstance(error, urllib3.exceptions.NewConnectionError):
         return f"{str(error).rsplit('] ', 1)[-1].lower()}; is the hub running there?"
     if isinstance(error, urllib3.exceptions.TimeoutError):
@@ -235,6 +234,15 @@ def reason_of(error: urllib3.exceptions.HTTPError) -> str:
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror.lower()
     return "the connection ended before the answer was whole"
+
+
+def _reason_of_tls(error: object) -> str:
+    reason = getattr(error, "reason", None)
+    if (why := getattr(error, "verify_message", None)) is not None:
+        return f"{why}; the option --ca-file, or FLEETCAST_CA_FILE, names the authority of the hub's certificate"
+    if reason in NO_TLS:
+        return "what answers there does not speak TLS; is the hub's address one with http://, or its port another one?"
+    return f"the TLS handshake failed ({reason or error})"
 
 
 def _content(body: object, raw: bytes | None, raw_kind: str) -> tuple[bytes, str] | None:

@@ -191,11 +191,18 @@ class HubClient:
         return self._change("PUT", path, wish, etag=etag, wait_seconds=wait_seconds)
 
     def remove_deployment(
-        self, model: str, deployment: str, *, breaking: bool = False, etag: str | None = None, wait_seconds: float = 10.0
+        self,
+        model: str,
+        deployment: str,
+        *,
+        breaking: bool = False,
+        supersede: bool = False,
+        etag: str | None = None,
+        wait_seconds: float = 10.0,
     ) -> Operation:
         """Remove a deployment."""
         path = f"/models/{_part(model)}/deployments/{_part(deployment)}"
-        query = {"breaking": "true"} if breaking else {}
+        query = {name: "true" for name, is_given in (("breaking", breaking), ("supersede", supersede)) if is_given}
         return self._change("DELETE", path, None, query=query, etag=etag, wait_seconds=wait_seconds)
 
     def set_node_settings(self, node: str, wish: Mapping[str, Any], *, etag: str | None = None, wait_seconds: float = 10.0) -> Operation:

@@ -1,5 +1,6 @@
 """Make, list, find and revoke the tokens of the API. A token is shown once, when it is made; what is kept is its digest."""
 
+import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ PREFIX: Final = "fct_"  # Scanners for leaked secrets find tokens by it.
 SECRET_BYTES: Final = 32
 TOKEN_CHARACTERS_MAX: Final = 128
 NAME_CHARACTERS_MAX: Final = 48
+NAME_PATTERN: Final = rf"[A-Za-z0-9][A-Za-z0-9._@+-]{{0,{NAME_CHARACTERS_MAX - 1}}}"  # Tokens of earlier versions may have other names.
 DAYS_MAX: Final = 730
 TOKENS_MAX: Final = 1000  # Tokens that are good at one time.
 ACTOR_PREFIX: Final = "token:"  # Before a token's name where it is the actor, so that no person's name is taken for it.
@@ -26,16 +28,15 @@ def make(fleet: OpenedFleet, *, name: str, role: Role, days: int) -> tuple[Token
     """Make a token, and return it with the text that its owner shows, which is kept nowhere.
 
     Raises:
-        Refused: the name is not printable, is in use, or there are too many tokens.
+        Refused: the name cannot be one or is in use, or there are too many tokens.
     """
-    if not name.strip() or name != name.strip() or len(name) > NAME_CHARACTERS_MAX or not name.isprintable():
-        raise Refused(
-            Code.NAME_INVALID, f"a token's name must be 1 to {NAME_CHARACTERS_MAX} printable characters, with no space at its ends"
-        )
+    if not re.fullmatch(NAME_PATTERN, name):
+        allowed = "letters a-z and A-Z, digits and . _ @ + -, the first a letter or digit"
+        raise Refused(Code.NAME_INVALID, f"a token's name must be 1 to {NAME_CHARACTERS_MAX} of {allowed}; it is {name[:80]!r}")
     tokens, now = ApiTokens(fleet.store.database), int(time.time())
     good = [one for one in tokens.all() if is_good(one, now)]
     if any(one.name == name for one in good):
-        raise Refused(Code.NAME_INVALID, f"a token is called {name!r} already: revoke it first, or choose another name")
+        raise Refused(Code.NAME_TAKEN, f"a token is called {name!r} already: revoke it first, or choose another name")
     if len(good) >= TOKENS_MAX:
         raise Refused(Code.NAME_INVALID, f"there are {len(good)} tokens, and {TOKENS_MAX} are allowed: revoke some first")
     text = PREFIX + secrets.token_urlsafe(SECRET_BYTES)

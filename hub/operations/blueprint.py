@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hub.core.blueprint import diff
+from hub.core.blueprint.by_hand import last_of, parts_changed
 from hub.core.blueprint.changes import KINDS, DeploymentAdded, ModelChange, ReleaseChanged, SettingsChanged
 from hub.core.blueprint.diff import Difference, Planned, Wanted
 from hub.core.blueprint.export import export
@@ -86,9 +87,10 @@ class Plan:
             return ""  # Who goes back to a revision means to take back what came after it.
         if base is None or now is None or base == now.revision or self.same_as == now:
             return ""
+        lost = "what that changed would be taken back" if self.planned else "no change follows, but the text of that would be replaced"
         return (
             f"{self.written.name} is based on revision {base}, and revision {now.revision} is in force, by {now.actor} of "
-            f"{written(now.at)} UTC: what that changed would be taken back"
+            f"{written(now.at)} UTC: {lost}"
         )
 
 
@@ -142,9 +144,11 @@ def _check_base(asked: Written, newest: BlueprintRow | None) -> None:
         InvalidBlueprint: it is based on one that never was.
     """
     base = asked.blueprint.based_on
-    if base is None or base <= (newest.revision if newest is not None else 0):
+    if base is None or 1 <= base <= (newest.revision if newest is not None else 0):
         return
-    there = f"the newest is {newest.revision}" if newest is not None else "no blueprint was applied to this fleet yet"
+    there = (
+        f"they count from 1, and the newest is {newest.revision}" if newest is not None else "no blueprint was applied to this fleet yet"
+    )
     raise InvalidBlueprint(asked.name, [asked.mistake(("based_on",), f"there is no revision {base}; {there}")])
 
 
@@ -246,22 +250,19 @@ def changed_by(fleet: OpenedFleet, found: Plan) -> list[str | None]:
     return [_hand(diff.parts_of(one.change, found.wanted, present) & parts, hands) for one in found.planned]
 
 
-def _hand(parts: Set[diff.Part], hands: Mapping[str, EventRow]) -> str | None:
+def _hand(parts: Set[diff.Part], hands: Mapping[diff.Part, EventRow]) -> str | None:
     """Return who changed one of these parts last."""
-    events = [hands[part.of] for part in parts if part.of in hands]
-    if not events:
-        return None
-    last = max(events, key=lambda one: one.id)
-    return f"{last.actor or HUB_ACTOR}, {written(last.at)} UTC"
+    last = last_of(parts, {part: (event.id, event) for part, event in hands.items()})
+    return f"{last.actor or HUB_ACTOR}, {written(last.at)} UTC" if last is not None else None
 
 
-def _hands(fleet: OpenedFleet, in_force: BlueprintRow) -> dict[str, EventRow]:
-    """Return the last event by the model and deployment, or node, that is not of this revision's apply.
+def _hands(fleet: OpenedFleet, in_force: BlueprintRow) -> dict[diff.Part, EventRow]:
+    """Return the last event that is not of this revision's apply, by the part of a deployment or node that it changed.
 
     The hub's own count only where there is no other: it ends rollouts that somebody began, and the change is that person's.
     """
-    people: dict[str, EventRow] = {}
-    hub: dict[str, EventRow] = {}
+    people: dict[diff.Part, EventRow] = {}
+    hub: dict[diff.Part, EventRow] = {}
     after_apply = in_force.state != "applying"
     for event in fleet.store.changes(since=in_force.at):
         if event.kind == "blueprint" and event.body.get("revision") == in_force.revision:
@@ -270,11 +271,8 @@ def _hands(fleet: OpenedFleet, in_force: BlueprintRow) -> dict[str, EventRow]:
             after_apply = False
         if not after_apply and event.actor in in_force.actors:
             continue
-        names = {event.body.get("node"), *event.body.get("nodes", ())} - {None}
-        if event.kind == "rollout":
-            names.add(f"{event.body.get('model')}/{event.body.get('deployment')}")
-        for name in names:
-            (hub if event.actor in {None, HUB_ACTOR} else people).setdefault(str(name), event)
+        for part in parts_changed(event.kind, event.body):
+            (hub if event.actor in {None, HUB_ACTOR} else people).setdefault(part, event)
     return hub | people
 
 

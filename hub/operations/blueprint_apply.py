@@ -6,6 +6,7 @@ apply left in the queue, or that somebody sends meanwhile, is not obeyed twice.
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -111,14 +112,18 @@ class _Applying:
         if not changes and same is not None and same == in_force and in_force.state == "applied":
             return Applied(in_force.revision, 0)
         same_as = same.revision if same is not None and same != in_force else None
-        self._revision = self._blueprints.begin(self._plan.written.text, left=len(changes), same_as=same_as)
+        try:
+            self._revision = self._blueprints.begin(self._plan.written.text, left=len(changes), same_as=same_as)
+        except Refused as refused:
+            raise Refused(refused.code, f"{refused.reason} (nothing was changed)") from None
         revision = self._revision.revision
         try:
             self._change()
             self._check()
         except (Refused, Unreachable) as error:
             reason = error.reason if isinstance(error, Refused) else str(error)
-            self._finish(self._revision, "failed", reason)
+            with suppress(Refused, Unreachable):  # The database may be what failed: the next apply finds the revision cut off.
+                self._finish(self._revision, "failed", reason)
             made = f"{self._done} of {counted(self._revision.changes, 'change')} made, as revision {revision}"
             so_far = f"{made}; `fleetcast apply` again goes on from there"
             if isinstance(error, Refused):

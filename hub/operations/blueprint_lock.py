@@ -9,8 +9,10 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO
 
+from fleetcast import disk_room
 from hub.database.apply_lock import ApplyLock
 from hub.database.blueprint_rows import Blueprints
 from hub.operations.moments import written
@@ -27,46 +29,53 @@ def alone(fleet: OpenedFleet, *, what: str) -> Iterator[Callable[[], None]]:
     """Apply alone, in the name of the fleet's actor; `what` names what is applied. What is yielded checks that this is still so.
 
     Raises:
-        Refused: BLUEPRINT_BUSY, naming both; or the folder cannot be written.
+        Refused: BLUEPRINT_BUSY, naming both; or the folder cannot be written, or has no room.
         Unreachable: the database does not answer.
     """
-    with _alone_in_folder(fleet, what=what):
+    with alone_in_folder(fleet.directory, actor=fleet.store.database.actor, what=what):
         if not fleet.settings.is_on_server:
             yield lambda: None
             return
         lock = ApplyLock(fleet.store.database)
         try:
             if not lock.take():
-                raise _busy(_holder_elsewhere(fleet), fleet, what)
+                raise _busy(_holder_elsewhere(fleet), fleet.store.database.actor, what)
             yield lock.check
         finally:
             lock.leave()
 
 
 @contextmanager
-def _alone_in_folder(fleet: OpenedFleet, *, what: str) -> Iterator[None]:
-    directory, actor = fleet.directory, fleet.store.database.actor
+def alone_in_folder(directory: Path, *, actor: str, what: str) -> Iterator[None]:
+    """Apply alone in a fleet's folder.
+
+    Raises:
+        Refused: BLUEPRINT_BUSY, naming both; or the folder cannot be written, or has no room.
+    """
+    no_room = f"no room in {directory}, so that nothing was changed: make room there, and apply again"
     try:
-        file = (directory / LOCK_NAME).open("a+")
+        with disk_room.refusing(no_room):
+            file = (directory / LOCK_NAME).open("a+")
     except OSError as error:
         raise Refused(Code.SETTINGS_INVALID, f"{directory / LOCK_NAME} cannot be written: {error.strerror}") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise _busy(_holder(file), fleet, what) from None
-        file.truncate(0)
-        file.write(json.dumps({"actor": actor, "what": what, "pid": os.getpid(), "at": int(time.time())}))
-        file.flush()
+            raise _busy(_holder(file), actor, what) from None
+        holder = json.dumps({"actor": actor, "what": what, "pid": os.getpid(), "at": int(time.time())})
+        with disk_room.refusing(no_room):
+            file.truncate(0)
+            os.write(file.fileno(), holder.encode())  # Past the buffer, which would be written once more, and fail, as the file is closed.
         try:
             yield
         finally:
             file.truncate(0)
 
 
-def _busy(holder: str, fleet: OpenedFleet, what: str) -> Refused:
+def _busy(holder: str, actor: str, what: str) -> Refused:
     mend = "Wait until it is done, and look at the difference"
-    return Refused(Code.BLUEPRINT_BUSY, f"{holder} now: {what} of {fleet.store.database.actor} was not begun. {mend}")
+    return Refused(Code.BLUEPRINT_BUSY, f"{holder} now: {what} of {actor} was not begun. {mend}")
 
 
 def _holder_elsewhere(fleet: OpenedFleet) -> str:

@@ -77,7 +77,7 @@ def check_minimum(repository: Repository, model: str, version: str) -> None:
     minimum = repository.minimums().get(model)
     if minimum is not None and version_key(version) < version_key(minimum):
         reason = f"the oldest version of {model} that nodes activate is {minimum}: they would not take {version}"
-        raise Refused(Code.RELEASE_TOO_OLD, f"{reason}. Roll a newer release out, or lower it: fleetcast keys minimum {model}@{version}")
+        raise Refused(Code.RELEASE_TOO_OLD, f"{reason}. Roll a newer release out, or lower it: `fleetcast keys minimum {model}@{version}`")
 
 
 def unpassed_checks(fleet: OpenedFleet, release: ReleaseRef, manifest: Manifest, *, required: bool = False) -> list[str]:
@@ -91,7 +91,7 @@ def unpassed_checks(fleet: OpenedFleet, release: ReleaseRef, manifest: Manifest,
     if not found:
         return []
     name = f"{manifest.model}@{release.version}"
-    try_it = f"fleetcast check {name} --profile {','.join(profiles) or 'pi4,gateway,tiny'}"
+    try_it = f"`fleetcast check {name} --profile {','.join(profiles) or 'pi4,gateway,tiny'}`"
     if profiles or required:
         raise unchecked(name, [*found, f"try {try_it}"])
     return [f"{name}: {'; '.join(found)} ({try_it})"]

@@ -105,11 +105,18 @@ def listing(seen: Snapshot, asked: Asked, sort: str = DEFAULT_SORT, *, expanded:
     if asked.waits and asked.waits not in WAITS:
         raise Refused(Code.REQUEST_INVALID, f"nodes wait for one of {', '.join(WAITS)}, not for {asked.waits[:40]!r}")
     check_sort(sort)
+    seen = narrowed(seen, asked)
     names = _names(seen, asked)
     places = tuple(Place(*one) for one in seen.ordered(sort, names))
     classes = Counter(_class(seen, name) for name in names)
     sentence = "" if places else _nobody(seen, asked)
     return Listing(places, len(seen.seen.nodes), classes, tuple(_facets(seen, asked, names, expanded)), sentence)
+
+
+def narrowed(seen: Snapshot, asked: Asked) -> Snapshot:
+    """Return the nodes in the classes of the deployment that is asked for, else of the model that needs somebody most."""
+    model, _, name = asked.deployment.partition("/")
+    return seen.of_deployment(model, name) if asked.deployment else seen
 
 
 def cut(found: Sequence[Place], after: Place | None, limit: int) -> Cut:
@@ -134,9 +141,7 @@ def _names(seen: Snapshot, asked: Asked) -> list[str]:
         model, _, version = asked.serves.partition("@")
         names = [name for name in names if (serves := _version(seen, name, model)) is not None and version in {"", serves}]
     if asked.deployment:
-        model, _, name_of = asked.deployment.partition("/")
-        decided = {line.node.name for line in seen.lines if (line.model, line.deployment) == (model, name_of)}
-        names = [name for name in names if name in decided]
+        names = [name for name in names if name in seen.worst]
     if asked.waits:
         names = [name for name in names if (line := seen.worst.get(name)) is not None and waits_for(line.found) == asked.waits]
     return names

@@ -179,6 +179,7 @@ def remove_deployment(fleet: OpenedFleet, model: str, wish: commands.RemoveDeplo
     """
     check_model(fleet.repository, model)
     present, states = model_of(fleet.repository, model), states_of(fleet.store.counted_nodes())
-    check_moves(fleet.repository, present, deployments.removed(present, wish), states, breaking=wish.breaking)
-    notes = deployments.followers(present, wish.name, facts_of(states))
+    nodes = facts_of(states)
+    check_moves(fleet.repository, present, deployments.removed(present, wish, nodes=nodes), states, breaking=wish.breaking)
+    notes = deployments.followers(present, wish.name, nodes)
     return Prepared(model, wish, wish.name, present.serial, notes=tuple(notes))

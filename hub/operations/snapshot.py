@@ -40,6 +40,10 @@ class Snapshot:
         """Return for each node the line of the model that needs somebody most."""
         return worst(self.lines)
 
+    def of_deployment(self, model: str, deployment: str) -> "Snapshot":
+        """Return the same nodes, each in the class that it has in one deployment; those that it does not decide for have none."""
+        return Snapshot(self.at, self.seen, [line for line in self.lines if (line.model, line.deployment) == (model, deployment)])
+
     @cached_property
     def _orders(self) -> dict[str, list[tuple[int, str]]]:
         """Return the keys of all nodes in the orders that were asked for."""

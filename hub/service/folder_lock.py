@@ -1,10 +1,14 @@
 """Lock a fleet's folder for one hub."""
 
+import contextlib
 import fcntl
+import os
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from schemas.errors import Code, Refused
+
+PID_CHARACTERS_MAX: Final = 20
 
 
 def locked(directory: Path, name: str = "hub") -> IO[str]:
@@ -15,12 +19,19 @@ def locked(directory: Path, name: str = "hub") -> IO[str]:
     """
     path = directory / f"{name}.lock"
     try:
-        lock = path.open("w")
+        lock = path.open("a+")
     except OSError as error:
         raise Refused(Code.SETTINGS_INVALID, f"{directory} is no fleet's folder that can be written to: {error.strerror}") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        lock.close()
-        raise Refused(Code.SETTINGS_INVALID, f"another {name} runs in {directory}") from None
+        with lock:
+            lock.seek(0)
+            holder = lock.read(PID_CHARACTERS_MAX).strip()
+        which = f" (process {holder})" if holder.isdigit() else ""
+        mend = f"use it, or end it first{f': kill {holder}' if holder.isdigit() else ''}"
+        raise Refused(Code.HUB_RUNNING, f"another {name} runs in {directory}{which}: {mend}; with systemd, stop its unit") from None
+    with contextlib.suppress(OSError):  # Without room on the disk nobody learns its process, and it runs all the same.
+        os.ftruncate(lock.fileno(), 0)
+        os.pwrite(lock.fileno(), f"{os.getpid()}\n".encode(), 0)
     return lock

@@ -67,6 +67,7 @@ def router(route_class: type[APIRoute]) -> APIRouter:
         model: Name,
         deployment: Name,
         breaking: bool = False,
+        supersede: bool = False,
         wait: Wait = WAIT_SECONDS,
         if_match: IfMatch = None,
         idempotency_key: Key = None,
@@ -77,7 +78,7 @@ def router(route_class: type[APIRoute]) -> APIRouter:
             check_model(fleet.repository, model)
             if model_of(fleet.repository, model).get(deployment) is None:
                 raise Refused(Code.REQUEST_UNKNOWN, f"there is no deployment {deployment} of {model}")
-            given = given_of({"name": deployment, "breaking": breaking})
+            given = given_of({"name": deployment, "breaking": breaking, "supersede": supersede})
             return of_prepared(
                 rollouts.remove_deployment(fleet, model, read(commands.RemoveDeployment, given, serial_of(fleet, model, if_match)))
             )

@@ -86,6 +86,7 @@ class SetDeployment(Asked):
     release: Version | None = None
     allow_empty: bool = False
     breaking: bool = False
+    supersede: bool = False
 
 
 class SetParameters(Asked):

@@ -1,12 +1,13 @@
 """Let a request through to its route: by its Host, its token and the token's role, its query and the size of its body."""
 
 import asyncio
+import contextlib
 import hashlib
+import json
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from fastapi import Request
@@ -31,7 +32,13 @@ from schemas.limits import KIB
 BODY_BYTES_MAX: Final = 256 * KIB
 BODY_SECONDS_MAX: Final = 30.0
 KEY_CHARACTERS_MAX: Final = 64
-KNOWN_MAX: Final = 4096  # Tokens that were good from an address, which bad ones from there do not keep out.
+LOOKUPS_MAX: Final = 4  # Secrets from addresses with too many failures that are looked up at one time; a hub has 40 threads.
+SHOWN_ONCE: Final = frozenset({("POST", "/tokens"), ("POST", "/nodes/{node}/replacement")})  # Answers with a secret that is kept nowhere.
+NO_KEY: Final = (
+    "the answer has a secret that is kept nowhere, so that a repetition could not be answered alike: leave Idempotency-Key out, and where"
+    " an answer was lost, make another one, and revoke what `fleetcast tokens list` or `fleetcast enroll list` shows besides"
+)
+Found = TypeVar("Found")
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 HEADERS: Final = {
     "cache-control": "no-store",
@@ -49,35 +56,48 @@ class Door:
     hosts: frozenset[str]
     monotonic: Callable[[], float] = time.monotonic
     failures: Throttle = field(default_factory=Throttle)
-    known: OrderedDict[tuple[str, str], None] = field(default_factory=OrderedDict)
+    lookups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOOKUPS_MAX))
 
     def of_request(self, actor: str) -> OpenedFleet:
         """Return the fleet for one request: its signed metadata is read by one thread."""
         return replace(self.fleet, repository=Repository(self.fleet.directory / "trust")).acting(actor)
 
+    async def looked_up(self, origin: str, look: Callable[[], Found | None]) -> Found | None:
+        """Return what a secret lets in; None where it is wrong, which is counted against its address.
+
+        A good secret is let in whatever else has come from its address: it has 256 random bits, which nobody guesses. Else anybody who
+        shares an address with others, as behind a proxy, could lock all of them out. Of addresses with too many failures few secrets are
+        looked up at one time, so that wrong ones take no thread from others.
+
+        Raises:
+            Refusal: REQUEST_CROWDED: it is wrong, and was not the first.
+        """
+        wait = self.failures.wait_seconds(origin, self.monotonic())
+        if wait <= 0:
+            found = await run_in_threadpool(look)
+        else:
+            async with self.lookups:
+                found = await run_in_threadpool(look)
+        if found is None and wait > 0:
+            reason = "too many requests with bad tokens came from this address, and this one's is bad, too"
+            raise Refusal(Refused(Code.REQUEST_CROWDED, reason), headers={"retry-after": str(int(wait) + 1)})
+        if found is None:
+            self.failures.failed(origin, self.monotonic())
+        return found
+
     async def admit(self, request: Request, right: Right) -> TokenRow:
         """Return the token of a request that may do this.
 
         Raises:
-            Refusal: it has no good token, or its role does not allow it, or bad tokens have come from its address.
+            Refusal: it has no good token, or its role does not allow it.
         """
         origin, text = origin_of(request.client.host if request.client else ""), _bearer(request)
-        key = origin, hashlib.sha256(text.encode()).hexdigest()
-        wait = self.failures.wait_seconds(origin, self.monotonic())
-        if wait > 0 and key not in self.known:  # The token is not even looked at.
-            reason = "too many requests with bad tokens came from this address"
-            raise Refusal(Refused(Code.REQUEST_CROWDED, reason), headers={"retry-after": str(int(wait) + 1)})
-        token = await run_in_threadpool(api_tokens.find, self.fleet, text) if text else None
+        challenge = {"www-authenticate": 'Bearer realm="fleetcast"'}
+        if not text:  # Nothing was guessed.
+            raise Refusal(Refused(Code.REQUEST_TOKEN, "the request has no token"), headers=challenge)
+        token = await self.looked_up(origin, lambda: api_tokens.find(self.fleet, text))
         if token is None:
-            if text:  # Without one nothing was guessed.
-                self.failures.failed(origin, self.monotonic())
-            self.known.pop(key, None)
-            reason = "the token is unknown, expired or revoked" if text else "the request has no token"
-            raise Refusal(Refused(Code.REQUEST_TOKEN, reason), headers={"www-authenticate": 'Bearer realm="fleetcast"'})
-        self.known[key] = None
-        self.known.move_to_end(key)
-        if len(self.known) > KNOWN_MAX:
-            self.known.popitem(last=False)
+            raise Refusal(Refused(Code.REQUEST_TOKEN, "the token is unknown, expired or revoked"), headers=challenge)
         if not may(token.role, right):
             raise Refused(Code.REQUEST_ROLE, f"this needs the role {right}, and the token {token.name!r} has the role {token.role}")
         return token
@@ -107,8 +127,11 @@ def guarded(door: Door, rights: Mapping[tuple[str, str], Right], prefix: str) ->
                     request.state.fleet = door.of_request(f"{api_tokens.ACTOR_PREFIX}{token.name}")
                 _check_query(request, names)
                 body = await body_of(request) if takes_body else b""
+                _check_fields(body)
                 request.state.digest = hashlib.sha256(f"{method} {request.url.path}\n".encode() + body).digest()
                 request.state.key = _idempotency_key(request)
+                if request.state.key is not None and (method, self.path.removeprefix(prefix)) in SHOWN_ONCE:
+                    raise Refused(Code.REQUEST_INVALID, NO_KEY)
                 return await inner(request)
 
             return handle
@@ -124,6 +147,20 @@ def _check_query(request: Request, names: set[str]) -> None:
         )
     if twice := sorted({name for name in given if given.count(name) > 1}):
         raise Refused(Code.REQUEST_INVALID, f"parameter {twice[0]!r} is given twice")
+
+
+def _check_fields(body: bytes) -> None:
+    """Refuse a body that gives a field twice: parsers differ in which one they believe. What is no JSON is refused later."""
+    with contextlib.suppress(ValueError, RecursionError):
+        json.loads(body, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    seen = set[str]()
+    for name, _ in pairs:
+        if name in seen:
+            raise Refused(Code.REQUEST_INVALID, f"field {name[:80]!r} is given twice")
+        seen.add(name)
 
 
 def _idempotency_key(request: Request) -> str | None:

@@ -36,6 +36,7 @@ STATUSES: Final[Mapping[str, int]] = {
     Code.RELEASE_UNKNOWN: 404,
     Code.NODE_UNKNOWN: 404,
     Code.NODE_FORGOTTEN: 404,
+    Code.NAME_TAKEN: 409,
     Code.RELEASE_CONFLICT: 409,
     Code.NODE_ENROLLED: 409,
     Code.RELEASE_BREAKING: 409,
@@ -73,6 +74,7 @@ WORDS: Final[Mapping[str, tuple[str, str]]] = {
     Code.RELEASE_NEEDED: (MEANINGS[Code.RELEASE_NEEDED][0], "first roll another release out"),
     Code.SETTINGS_INVALID: (MEANINGS[Code.SETTINGS_INVALID][0], "correct the field that the detail names"),
 }
+COMMAND: Final = re.compile(r"(`[^`]*`?|\bfleetcast(?:-node)? [^`;()]*)")  # Between backticks, or from its name on.
 FIELDS: Final[Mapping[str, str]] = {"set": "parameters"}  # Options whose fields have another name.
 WORDS_HEADER: Final = "fleetcast-words"
 OPTIONS: Final = "options"  # What a command line sends in it: to be answered in options, where others are answered in fields.
@@ -145,10 +147,10 @@ def words_of(request: Request) -> Words:
 
 
 def in_fields(text: str) -> str:
-    """Name fields where a sentence names options of the command line; a whole command, between backticks, stays as it is."""
-    parts = text.split("`")
+    """Name fields where a sentence names options of the command line; a whole command stays as it is."""
+    parts = COMMAND.split(text)
     parts[::2] = [re.sub(r"(?<![\w-])--([a-z][a-z-]*)", _field, part) for part in parts[::2]]
-    return "`".join(parts)
+    return "".join(parts)
 
 
 def _field(option: re.Match[str]) -> str:

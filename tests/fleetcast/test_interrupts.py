@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,35 @@ def test_ctrl_c_before_the_command_begins_ends_it_at_once(tmp_path: Path) -> Non
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path)
 
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+PRESSED_AT_IMPORT = """
+import os, signal, sys
+
+class Press:
+    def find_spec(self, name, path=None, target=None):
+        if name == "{module}":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Press())
+sys.argv = ["{program}", "--version"]
+from {side}.entry import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["fleetcast", "fleetcast.interrupts", "fleetcast.cli.standard_streams"])
+@pytest.mark.parametrize(("program", "side"), [("fleetcast", "hub"), ("fleetcast-node", "node")])
+def test_ctrl_c_while_the_first_modules_are_imported_leaves_no_traceback(program: str, side: str, module: str) -> None:
+    text = PRESSED_AT_IMPORT.format(module=module, program=program, side=side)
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_the_installed_commands_begin_where_ctrl_c_leaves_no_traceback() -> None:
+    scripts = {one.name: one.value for one in entry_points(group="console_scripts") if one.name.startswith("fleetcast")}
+    assert scripts == {"fleetcast": "hub.entry:main", "fleetcast-node": "node.entry:main"}
 
 
 def test_what_belongs_together_is_done_whole_before_ctrl_c_ends_it(tmp_path: Path) -> None:

@@ -111,7 +111,8 @@ class ReleaseChanged:
     def command(self, *, now: int, breaking: bool, supersede: bool) -> Command:
         """Return what the hub is asked."""
         if self.terms.pin:
-            return _set_deployment(self.deployment, breaking, release=self.after)
+            insisting = {"supersede": True} if supersede else {}
+            return _set_deployment(self.deployment, breaking, release=self.after, **insisting)
         return start(self.deployment, self.terms, now=now, breaking=breaking, supersede=supersede)
 
 
@@ -165,7 +166,8 @@ class DeploymentRemoved:
 
     def command(self, *, now: int, breaking: bool, supersede: bool) -> Command:
         """Return what the hub is asked."""
-        return RemoveDeployment(name=self.deployment, breaking=True) if breaking else RemoveDeployment(name=self.deployment)
+        insisting = {name: True for name, is_given in (("breaking", breaking), ("supersede", supersede)) if is_given}
+        return RemoveDeployment.model_validate({"name": self.deployment, **insisting})
 
 
 @dataclass(frozen=True, slots=True)

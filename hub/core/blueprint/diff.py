@@ -5,7 +5,7 @@ So what the hub would refuse is known before anything is sent, and a plan that w
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -224,40 +224,42 @@ def _try(check: Callable[[], object], path: Path, written: Written, mistakes: li
 
 
 def of_model(asked: Sequence[WantedDeployment], model: Model) -> ModelChange | None:
-    """Return the next change of a model; None where it is as the blueprint says.
+    """Return the next change of a model; None where it is as the blueprint says."""
+    return next(changes_of(asked, model), None)
+
+
+def changes_of(asked: Sequence[WantedDeployment], model: Model) -> Iterator[ModelChange]:
+    """Yield what differs between a model and what the blueprint says of it.
 
     Deployments that decide earlier come first, and removals last: a node that one deployment gives up has another one by then.
     """
     for one in asked:
         have = model.get(one.name)
         if have is None:
-            return DeploymentAdded(model.name, one.name, text_of(one.selector), one.terms)
-        if (change := _of_deployment(one, model.name, have.deployment)) is not None:
-            return change
+            yield DeploymentAdded(model.name, one.name, text_of(one.selector), one.terms)
+        else:
+            yield from _of_deployment(one, model.name, have.deployment)
     names = {one.name for one in asked}
     for left in model.deployments:
         if left.name not in names:
             ran = runs(left)
-            return DeploymentRemoved(model.name, left.name, ran.version if ran is not None else None)
-    return None
+            yield DeploymentRemoved(model.name, left.name, ran.version if ran is not None else None)
 
 
-def _of_deployment(one: WantedDeployment, model: str, have: Deployment) -> ModelChange | None:
+def _of_deployment(one: WantedDeployment, model: str, have: Deployment) -> Iterator[ModelChange]:
     before, after = (text_of(tuple(sorted(have.selector))), have.priority), (text_of(one.selector), one.priority)
     if before != after and one.name != DEFAULT:
-        return DeploymentChanged(model, one.name, before, after)
+        yield DeploymentChanged(model, one.name, before, after)
     if one.release is None:
-        return None
+        return
     ran = runs(have)
     if ran is None or ran.digest != one.release.ref.digest:
         went_back = have.state == "rolled_back" and have.release.digest == one.release.ref.digest
-        return ReleaseChanged(model, one.name, ran.version if ran is not None else None, one.release.ref.version, one.terms, went_back)
+        yield ReleaseChanged(model, one.name, ran.version if ran is not None else None, one.release.ref.version, one.terms, went_back)
+        return
     now = have.parameters_of(one.release.ref.digest)
     if dict(one.parameters) != now:
-        return ParametersChanged(
-            model, one.name, one.release.ref.version, tuple(sorted(now.items())), tuple(sorted(one.parameters.items()))
-        )
-    return None
+        yield ParametersChanged(model, one.name, one.release.ref.version, tuple(sorted(now.items())), tuple(sorted(one.parameters.items())))
 
 
 Check = Callable[[Model, Model, ModelChange], str]
@@ -272,11 +274,14 @@ def difference(asked: Wanted, present: Present, *, now: int, supersede: bool = F
     after = dict(before)
     for name, of in asked.models.items():
         allowed = {one.name: one.release for one in of}
+        stuck = list[ModelChange]()  # Changes that cannot be tried, with none of what would follow from them.
         for _ in range(STEPS_MAX):
-            change = of_model(of, after[name])
+            change = next((one for one in changes_of(of, after[name]) if one not in stuck), None)
             if change is None:
                 break
             moved, held = _tried(after[name], change, allowed, asked.facts, now=now, supersede=supersede)
+            if held and change in changes_of(of, before[name]):  # What speaks against it now: what is held before it does not happen.
+                held = _tried(before[name], change, allowed, asked.facts, now=now, supersede=supersede)[1] or held
             if held and not supersede:  # What would follow is shown all the same.
                 moved = _tried(after[name], change, allowed, asked.facts, now=now, supersede=True)[0]
             held = held or check(after[name], moved, change)
@@ -284,8 +289,8 @@ def difference(asked: Wanted, present: Present, *, now: int, supersede: bool = F
                 held = held or f"it went back from {change.after}: --again begins it once more, or let the blueprint name what it runs now"
             planned.append(Planned(change, held or ("" if supersede else halted_before(after[name], change))))
             after[name] = moved
-            if of_model(of, moved) == change:
-                break  # It cannot be tried any further.
+            if change in changes_of(of, moved):
+                stuck.append(change)
     return Difference(tuple(planned), before, after, tuple(_notes(asked, present)), tuple(terms_apart(asked.models, present)))
 
 
@@ -297,10 +302,10 @@ def halted_before(model: Model, change: ModelChange) -> str:
     have = model.get(change.deployment)
     if not isinstance(change, ReleaseChanged) or have is None or have.deployment.state != "halted":
         return ""
-    of = f" --deployment {change.deployment}" if change.deployment != DEFAULT else ""
+    resume, back = (model.command(word, change.deployment) for word in ("resume", "back"))
     return (
         f"the rollout of {model.name} {have.deployment.release.version} ({change.deployment}) is halted at {have.deployment.percent} %: "
-        f"`fleetcast rollout resume {model.name}{of}` goes on, `fleetcast rollout back {model.name}{of}` ends it; "
+        f"`{resume}` goes on, `{back}` ends it; "
         f"--supersede begins {change.after} all the same"
     )
 
@@ -342,7 +347,7 @@ def obeyed(model: Model, command: commands.Command, release: ReleaseFacts | None
         case SetParameters():
             return model.with_rollout(core.set_parameters(deployments.chosen(model, command.deployment), command, allowed=parameters))
         case RemoveDeployment():
-            return deployments.removed(model, command)
+            return deployments.removed(model, command, nodes=facts)
         case _:
             return model
 
@@ -387,10 +392,10 @@ def _notes(asked: Wanted, present: Present) -> list[str]:
             if have is None or one.release is None or have.deployment.release.digest != one.release.ref.digest:
                 continue
             if have.deployment.state == "halted":
-                of_name = f" --deployment {one.name}" if one.name != DEFAULT else ""
+                resume = present.models[name].model.command("resume", one.name)
                 found.append(
                     f"the rollout of {name} {one.release.ref.version} ({one.name}) is halted at {have.deployment.percent} %: "
-                    f"`fleetcast rollout resume {name}{of_name}` goes on, and no apply does"
+                    f"`{resume}` goes on, and no apply does"
                 )
             elif have.deployment.state == "running":
                 found.append(f"the rollout of {name} {one.release.ref.version} ({one.name}) is under way, at {have.deployment.percent} %")

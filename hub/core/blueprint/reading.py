@@ -113,6 +113,8 @@ def _mistake(tree: Tree, error: Any) -> Mistake:
     at_end = yaml_tree.place(tree, path)
     value = _value(tree, path)
     dotted = _dotted(path)
+    if error["loc"][-1:] == ("[key]",):
+        return Mistake(yaml_tree.place(tree, path, key=True), f"{dotted}: {_wanted_of_key(error, str(path[-1]))}")
     match error["type"]:
         case "extra_forbidden":
             return Mistake(yaml_tree.place(tree, path, key=True), _unknown_key(path))
@@ -137,21 +139,62 @@ def _wants_text(error: Any) -> bool:
 
 
 def _wanted(error: Any, value: Tree | None) -> str:
+    found = f"; it is {_as_found(value)}" if isinstance(value, yaml_tree.Scalar) else ""
+    return f"{_must_be(error, _last_word(error['loc']))}{found}"
+
+
+def _wanted_of_key(error: Any, key: str) -> str:
+    return f"{_must_be(error, '')}; the key is {shown(key)!r}"
+
+
+def _as_found(value: yaml_tree.Scalar) -> str:
+    """Return a value as it was written; a text that reads as a number or truth value is one because of its quotes."""
+    text = shown(str(value.text))
+    return f"{text!r}, a text because of its quotes" if isinstance(value.value, str) and _READS_AS_OTHER.fullmatch(text) else repr(text)
+
+
+def _last_word(loc: Sequence[str | int]) -> str:
+    return next((one for one in reversed(loc) if isinstance(one, str) and not one.startswith("[")), "")
+
+
+def _must_be(error: Any, key: str) -> str:
+    """Return what is right where something is wrong; `key` is the one that it is the value of."""
+    kind, given = str(error["type"]), error.get("ctx", {})
+    if kind == "string_pattern_mismatch":
+        return _PATTERNS.get(_kind_of(given.get("pattern", "")), "it has characters that are not allowed here")
+    if (of_key := _OF_KEY.get(kind, {}).get(key)) is not None:
+        return of_key
+    if kind in _KINDS:
+        return _KINDS[kind].format_map(given)
     said = str(error["msg"])
-    found = f"; it is {shown(str(value.text))!r}" if isinstance(value, yaml_tree.Scalar) else ""
-    if error["type"] == "string_pattern_mismatch":
-        pattern = error.get("ctx", {}).get("pattern", "")
-        return f"{_PATTERNS.get(_kind_of(pattern), 'it has characters that are not allowed here')}{found}"
-    if error["type"] in _KINDS:
-        return f"{_KINDS[error['type']]}{found}"
-    return f"{said[0].lower()}{said[1:]}{found}"
+    return f"{said[0].lower()}{said[1:]}"
 
 
+_READS_AS_OTHER: Final = re.compile(r"(?i)[+-]?[0-9][0-9.]*|on|off|yes|no|true|false")
+_OF_KEY: Final = {
+    "literal_error": {"blueprint": "it must be the number 1, the version of this format, without quotes"},
+    "tuple_type": {
+        "nodes": "it must be a list of entries, such as [{node: gateway-17, cohort: nyc}]; [] takes back all that the hub sets",
+        "node": "it must be a name, or a list of names such as [gateway-17, gateway-18]",
+        "stages": "it must be a list, such as [1, 10, 100]",
+    },
+}
 _KINDS: Final = {
     "bool_type": "it must be on or off (or yes or no, true or false), without quotes",
     "int_type": "it must be a whole number",
+    "int_from_float": "it must be a whole number",
     "float_type": "it must be a number",
-    "tuple_type": "it must be a list, such as [1, 10, 100]",
+    "string_type": "it must be a text",
+    "tuple_type": "it must be a list",
+    "literal_error": "it must be {expected}",
+    "too_short": "it is empty: leave the key out if nothing is meant",
+    "string_too_short": "it is empty: leave the key out if nothing is meant",
+    "too_long": "it has {actual_length} entries, at most {max_length} are allowed",
+    "string_too_long": "it must have at most {max_length} characters",
+    "greater_than_equal": "it must be {ge} or more",
+    "greater_than": "it must be more than {gt}",
+    "less_than_equal": "it must be {le} or less",
+    "less_than": "it must be less than {lt}",
     "dict_type": "it must be a mapping of keys to values",
     "model_type": "it must be a mapping of keys to values",
     "model_attributes_type": "it must be a mapping of keys to values",

@@ -73,7 +73,7 @@ def findings(shards: Sequence[tuple[str, Shard]]) -> list[Finding]:
     lacking = [f"{index}/{count}" for index in range(1, count + 1) if not by_index[index]]
     if lacking and not whole:
         text = f"no process has shard {', '.join(lacking)}: what its nodes report is not taken in"
-        found.append(Finding(Code.SHARD_GAP, f"{text}; start fleetcast hub --roles ingest --shard {lacking[0]}"))
+        found.append(Finding(Code.SHARD_GAP, f"{text}; start `fleetcast hub --roles ingest --shard {lacking[0]}`"))
     for index, times in sorted(by_index.items()):
         if times > 1:
             names = ", ".join(name for name, shard in mine if shard.index == index)

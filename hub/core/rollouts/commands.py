@@ -114,6 +114,7 @@ class SetDeployment(_Asked):
     release: Version | None = None
     allow_empty: bool = False
     breaking: bool = False  # Pin although programs that use what the nodes have now would not work with it.
+    supersede: bool = False  # Pin although a rollout of the deployment is left half-way.
 
 
 class RemoveDeployment(_Asked):
@@ -121,6 +122,7 @@ class RemoveDeployment(_Asked):
 
     name: ModelName
     breaking: bool = False  # Take it away although programs that use what its nodes have now would not work with what they then get.
+    supersede: bool = False  # Take it away although its rollout is left half-way.
 
 
 OfDeployment = Halt | Resume | Rollback | Approve | Retry | SetParameters

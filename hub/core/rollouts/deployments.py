@@ -62,6 +62,11 @@ class Model:
         by_name = {one.name: one for one in self.rollouts} | {progress.name: progress}
         return replace(self, rollouts=tuple(by_name[one.name] for one in in_order(each.deployment for each in by_name.values())))
 
+    def command(self, word: str, name: str) -> str:
+        """Return the command that halts, resumes or takes back a deployment's rollout; it names the deployment where there are several."""
+        of = "" if name == DEFAULT and len(self.rollouts) <= 1 else f" --deployment {name}"
+        return f"fleetcast rollout {word} {self.name}{of}"
+
     def without(self, name: str) -> "Model":
         """Return the model without a deployment."""
         return replace(self, rollouts=tuple(one for one in self.rollouts if one.name != name))
@@ -228,9 +233,8 @@ def objections(model: Model, wish: Start, place: Place, nodes: Sequence[NodeFact
     found = _objections_to_nodes(model, wish, place, nodes) if not wish.may_be_empty else []
     before, first = place.before, wish.stages[0]
     if before is not None and before.state == "running" and not wish.may_supersede:
-        of = f" --deployment {place.name}" if place.name != DEFAULT else ""
         moving = f"{model.name}@{before.release.version} is still being rolled out"
-        mend = f"wait for its end, or `fleetcast rollout halt {model.name}{of}` first; --supersede begins it all the same"
+        mend = f"{_ways_out(model, place.name, nodes)}; --supersede begins it all the same"
         if before.percent < 100 and first == 100:
             passes_over = "all of its nodes would take this one at once, past its remaining stages and their gates"
             found.append(f"{moving}, at {before.percent} % of its nodes; {passes_over}: {mend}")
@@ -241,6 +245,14 @@ def objections(model: Model, wish: Start, place: Place, nodes: Sequence[NodeFact
             whom = f"only {first} % of its nodes" if isinstance(first, int) else f"only those of {first.name}"
             found.append(f"{moving}, and this one addresses {whom} at first: {mend}")
     return found
+
+
+def _ways_out(model: Model, name: str, nodes: Sequence[NodeFacts]) -> str:
+    """Return what makes an end of a rollout that is in the way. One that decides for no node has no end to wait for."""
+    halt = f"`{model.command('halt', name)}` first"
+    if decided(model.deployments, nodes)[name]:
+        return f"wait for its end, or {halt}"
+    return f"it decides for no known node, and so does not end by itself: {halt}"
 
 
 def _objections_to_nodes(model: Model, wish: Start, place: Place, nodes: Sequence[NodeFacts]) -> list[str]:
@@ -334,12 +346,11 @@ def pinned(
         changed = replace(known, deployment=known.deployment.model_copy(update={"selector": selector, "priority": priority}))
         if release is None:
             return changed
-        if known.deployment.state == "running":
-            of = f" --deployment {wish.name}" if wish.name != DEFAULT else ""
+        if known.deployment.state == "running" and not wish.supersede:
             raise Refused(
                 Code.ROLLOUT_INVALID,
-                f"{known.deployment.release.version} is still being rolled out in it: wait for its end, or first "
-                f"`fleetcast rollout halt {model.name}{of}`",
+                f"{known.deployment.release.version} is still being rolled out in deployment {wish.name}: "
+                f"{_ways_out(model, wish.name, nodes)}; --supersede pins it all the same",
             )
         place = Place(wish.name, selector, priority, changed.deployment)
     else:
@@ -388,20 +399,20 @@ def _pin(model: Model, place: Place, release: ReleaseRef, *, rollout: bytes, now
     return Progress(model.name, pin, stage_entered_at=now, judged_from=now, tries_from=now, reason=f"{PINNED} {actor}", actor=actor)
 
 
-def removed(model: Model, wish: RemoveDeployment) -> Model:
-    """Take a deployment away.
+def removed(model: Model, wish: RemoveDeployment, *, nodes: Sequence[NodeFacts]) -> Model:
+    """Take a deployment away. `nodes` are all that are known.
 
     Raises:
-        Refused: no deployment has this name, or its rollout runs.
+        Refused: no deployment has this name, or its rollout runs and the wish does not insist.
     """
     found = model.get(wish.name)
     if found is None:
         raise Refused(Code.ROLLOUT_INVALID, f"there is no deployment {wish.name} of {model.name}; there are {model.names}")
-    if found.deployment.state == "running":
+    if found.deployment.state == "running" and not wish.supersede:
         raise Refused(
             Code.ROLLOUT_INVALID,
-            f"{found.deployment.release.version} is still being rolled out in deployment {wish.name}: wait for its end, or first "
-            f"`fleetcast rollout halt {model.name} --deployment {wish.name}`",
+            f"{found.deployment.release.version} is still being rolled out in deployment {wish.name}: "
+            f"{_ways_out(model, wish.name, nodes)}; --supersede removes it all the same",
         )
     return model.without(wish.name)
 

@@ -223,7 +223,7 @@ class Controller:
             case SetDeployment() as wish:
                 return self._set_deployment(model, wish, command.actor or core.OPERATOR)
             case RemoveDeployment() as wish:
-                after = deployments.removed(model, wish)
+                after = deployments.removed(model, wish, nodes=self._facts())
                 self._check_movements(model, after, breaking=wish.breaking)
                 return after, f"deployment {wish.name} of {model.name} is removed"
             case asked:

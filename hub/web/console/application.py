@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -20,12 +20,14 @@ from hub.operations import console_sessions
 from hub.operations.console_sessions import Over, Session
 from hub.operations.snapshot import Snapshots
 from hub.web.console import forms, login, rendering, waiting
+from hub.web.console.last_change import last_change
 from hub.web.console.live import Live
 from hub.web.console.page import Answer, Asking, Done, Given, Page, Question, View
 from hub.web.console.pages import PAGES, QUESTIONS
 from hub.web.console.pages.fleet import wall_pages
 from hub.web.console.pages.matters import count_of_matters
 from hub.web.console.refusals import NotThere, Wrong, bug, may_not, no_right, of_refused
+from hub.web.console.sentence import link, path, said
 from hub.web.console.shared import Shared
 from hub.web.guard import Door
 from hub.web.problems import Refusal
@@ -35,6 +37,7 @@ from schemas.errors import Code, Refused, Unreachable
 log = structlog.get_logger()
 
 REASON_CHARACTERS_MAX: Final = 500
+ABOUT_THE_STATE: Final = frozenset({Code.ROLLOUT_INVALID, Code.NODE_UNKNOWN, Code.NODE_FORGOTTEN, Code.REQUEST_UNKNOWN})
 LOADED_ANEW: Final = "x-fleetcast-look"  # A header of pages that a script loads anew: nobody has looked, and the session ends in time.
 NOT_OF_A_TABLE: Final = frozenset({"cursor", "limit", "more"})  # A table is whole.
 Handler = Callable[[Request], Awaitable[Response]]
@@ -87,7 +90,7 @@ class Console:
     def values(self, page: Page, view: View, answer: Answer) -> dict[str, Any]:
         """Return what the template of a page shows."""
         found = self.frame(view, page.section)
-        shown = {name: getattr(answer, name) for name in ("sentence", "cli", "lead", "needs", "crumbs", "refreshes")}
+        shown = {name: getattr(answer, name) for name in ("sentence", "cli", "cli_besides", "lead", "needs", "crumbs", "refreshes")}
         plain = answer.sentence.striptags() if hasattr(answer.sentence, "striptags") else answer.sentence
         title = {"title": answer.title or plain, "may_not": lambda doing, right: may_not(view, doing, right)}
         kept = urlencode({name: value for name, value in view.query.items() if name in page.query - NOT_OF_A_TABLE})
@@ -144,15 +147,15 @@ def _page(own: Console, page: Page) -> Handler:
         _check_query(request, page.query)
         view = View.of(request, own.door.of_request(session.actor), own.shared, session, int(time.time()))
 
-        def made() -> str:
+        def made() -> tuple[str, int]:
             last_event = own.live.last_event(view.fleet)  # Before what is read, so that what comes between is sent.
-            values = own.values(page, view, page.load(view))
+            answer = page.load(view)
+            values = own.values(page, view, answer)
             cookie = request.cookies.get(login.cookie_name(request), "")
-            return rendering.page(
-                page.template, {**values, "last_event": last_event, "form": lambda action: forms.token_of(cookie, action)}
-            )
+            shown = {**values, "last_event": last_event, "form": lambda action: forms.token_of(cookie, action)}
+            return rendering.page(page.template, shown), answer.status
 
-        return _html(await run_in_threadpool(made))
+        return _html(*await run_in_threadpool(made))
 
     return handle
 
@@ -180,9 +183,31 @@ def _asked(own: Console, question: Question) -> Handler:
             return await _wrong(own, request, no_right(question.doing, question.right, session), session)
         _check_query(request, question.query)
         view = View.of(request, own.door.of_request(session.actor), own.shared, session, int(time.time()))
-        return await _question(own, request, view, await run_in_threadpool(question.ask, view))
+        return await _question(own, request, view, await run_in_threadpool(_ask, question, view))
 
     return handle
+
+
+def _ask(question: Question, view: View) -> Asking:
+    """Return what is asked.
+
+    Raises:
+        NotThere: what it is about is not there, or its state does not allow it. The page says who changed it last, and leads back to it.
+    """
+    try:
+        return question.ask(view)
+    except Refused as refused:
+        wrong = of_refused(refused, names=view.params.values())
+        back = link(f"To {question.subject}", path(*view.address.partition("?")[0].split("/")[1 : -question.levels]))
+        said_last = last_change(view) if refused.code in ABOUT_THE_STATE else ""
+        raise NotThere(replace(wrong, mend=said(said_last) if said_last else wrong.mend, back=back)) from None
+
+
+async def _late(own: Console, request: Request, question: Question, view: View, fields: Mapping[str, str]) -> Response:
+    """Ask again, as what was asked about has changed meanwhile."""
+    asking = await run_in_threadpool(_ask, question, view)
+    changed = f"{_changed(asking, fields)} {await run_in_threadpool(last_change, view)}".strip()
+    return await _question(own, request, view, asking, stale=changed, status=412, given=fields)
 
 
 async def _question(
@@ -215,19 +240,20 @@ def _answered(own: Console, question: Question) -> Handler:
         _check_query(request, question.query)
         fields = await forms.fields_of(request)
         forms.check_token(fields, request.cookies.get(login.cookie_name(request), ""), request.url.path)
-        view = View.of(request, own.door.of_request(session.actor), own.shared, session, int(time.time()))
-        asking = await run_in_threadpool(question.ask, view)
+        shared = Shared(Snapshots(own.door.monotonic), own.door.monotonic) if question.reads_anew else own.shared
+        view = View.of(request, own.door.of_request(session.actor), shared, session, int(time.time()))
+        asking = await run_in_threadpool(_ask, question, view)
         if fields.get("etag", "") != asking.etag:
-            return await _question(own, request, view, asking, stale=_changed(asking, fields), status=412, given=fields)
+            return await _late(own, request, question, view, fields)
         try:
             return await _do(own, request, question, view, asking, fields)
         except Refused as refused:
             if refused.code == Code.REQUEST_STALE:
-                asking = await run_in_threadpool(question.ask, view)
-                return await _question(own, request, view, asking, stale=_changed(asking, fields), status=412, given=fields)
+                own.shared.forget()
+                return await _late(own, request, question, view, fields)
             if not asking.fields:
                 raise
-            wrong = of_refused(refused)  # What somebody wrote stays in the form.
+            wrong = of_refused(refused, names=view.params.values())  # What somebody wrote stays in the form.
             return await _question(own, request, view, asking, stale=str(wrong.sentence), status=wrong.status, given=fields)
 
     return handle
@@ -311,9 +337,9 @@ def _safely(own: Console, handler: Handler) -> Handler:
             query = {"next": found.back_to, **({"at": str(found.over_at)} if found.over_at is not None else {})}
             return RedirectResponse(f"/login?{urlencode(query)}", status_code=303, headers=dict(rendering.HEADERS))
         except Refusal as refusal:
-            wrong, headers = of_refused(refusal.refused, refusal.status), dict(refusal.headers or {})
+            wrong, headers = of_refused(refusal.refused, refusal.status, names=request.path_params.values()), dict(refusal.headers or {})
         except Refused as refused:
-            wrong = of_refused(refused)
+            wrong = of_refused(refused, names=request.path_params.values())
         except NotThere as found:
             wrong = found.wrong
         except Unreachable as error:

@@ -16,8 +16,6 @@ from hub.operations import console_sessions
 from hub.operations.console_sessions import Session
 from hub.web.console import forms, rendering
 from hub.web.guard import Door
-from hub.web.problems import Refusal
-from schemas.errors import Code, Refused
 
 NEXT_CHARACTERS_MAX: Final = 2000
 Handler = Callable[[Request], Awaitable[Response]]
@@ -62,17 +60,11 @@ def routes(door: Door, safely: Callable[[Handler], Handler]) -> list[Route]:
     async def sign_in(request: Request) -> Response:
         forms.check_origin(request)
         origin = origin_of(request.client.host if request.client else "")
-        wait = door.failures.wait_seconds(origin, door.monotonic())
-        if wait > 0:
-            reason = f"too many wrong tokens came from this address: try again in {int(wait) + 1} s"
-            raise Refusal(Refused(Code.REQUEST_CROWDED, reason), headers={"retry-after": str(int(wait) + 1)})
         fields = await forms.fields_of(request)
         text, once, back_to = fields.get("token", "").strip(), fields.get("once", ""), within(fields.get("next", ""))
         begin = console_sessions.begin_by_link if once else console_sessions.begin_by_token
-        cookie = await run_in_threadpool(begin, door.fleet, once or text)
+        cookie = await door.looked_up(origin, lambda: begin(door.fleet, once or text)) if once or text else None
         if cookie is None:
-            if text or once:
-                door.failures.failed(origin, door.monotonic())
             return _page(door, {"next": back_to, "is_wrong": bool(text), "is_late": bool(once)}, status=401)
         answer = RedirectResponse(back_to, status_code=303, headers=dict(rendering.HEADERS))
         set_cookie(request, answer, cookie)

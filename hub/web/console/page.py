@@ -8,6 +8,8 @@ session alone (forms, who is signed in) must not be in such a block: all viewers
 A question is asked by GET and answered by POST: `ask` returns its words, and what they were counted by; `do` does it.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -67,6 +69,8 @@ class Answer:
     lead: str | Markup = ""  # A second sentence, below the first.
     needs: int = 0
     crumbs: Sequence[Markup] = ()
+    cli_besides: str = ""  # What its commands print besides, where none prints the same alone.
+    status: int = 200
     refreshes: bool = False  # Without JavaScript it is loaded again every 30 s.
 
 
@@ -154,6 +158,20 @@ class Question:
     ask: Callable[[View], Asking]
     do: Callable[[View, Given], Done]
     query: frozenset[str] = frozenset()
+    subject: str = "the rollout"  # What it is about, and how many levels above its address the page of that is.
+    levels: int = 1
+    reads_anew: bool = False  # Its answer is checked against what is read anew, not against what is kept for viewers for a moment.
+
+
+def etag_of(serial: int, *counted: object) -> str:
+    """Return the ETag of a question: the serial of what it changes, and what else its words were counted by."""
+    digest = hashlib.blake2b(json.dumps(counted).encode(), digest_size=12).hexdigest()
+    return f"{serial}-{digest}"
+
+
+def serial_of(etag: str) -> int:
+    """Return the serial that is in an ETag."""
+    return int(etag.partition("-")[0])
 
 
 def stale(what: str) -> Refused:

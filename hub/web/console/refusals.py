@@ -1,5 +1,7 @@
 """Say what is wrong as pages do: one sentence, what mends it, and nothing that a program would need."""
 
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +21,7 @@ MENDS: Final = {  # What mends it on a page, which has no fields and headers to 
     Code.REQUEST_CONTENT_TYPE: "load the page again, and send its form from there",
     Code.NODE_UNKNOWN: "compare the name with the list of nodes",
 }
+PATTERN: Final = re.compile(r"string should match pattern '.*'", re.IGNORECASE | re.DOTALL)  # As pydantic writes it.
 BUG: Final = "That is a bug in fleetcast, not yours. Nothing was changed."
 
 
@@ -31,6 +34,7 @@ class Wrong:
     mend: str | Markup = ""
     code: str = ""
     title: str = ""
+    back: str | Markup = ""  # A link to what it is about.
 
 
 class NotThere(Exception):
@@ -41,12 +45,20 @@ class NotThere(Exception):
         self.wrong = wrong
 
 
-def of_refused(refused: Refused, status: int | None = None) -> Wrong:
-    """Return what is said of a refusal."""
+def of_refused(refused: Refused, status: int | None = None, *, names: Collection[str] = ()) -> Wrong:
+    """Return what is said of a refusal; `names` are of what it may be about, such as a model."""
     _, known = problems.meaning_of(refused.code) or ("", "")
     mend = MENDS.get(refused.code, known)
-    text = refused.reason[:1].upper() + refused.reason[1:]
+    text = sentence_of(refused.reason, names)
     return Wrong(status or problems.STATUSES.get(refused.code, 422), shown(text), shown(mend), refused.code)
+
+
+def sentence_of(reason: str, names: Collection[str] = ()) -> str:
+    """Return a reason as a sentence of a page: it begins with a capital letter unless it begins with a name, and has no pattern in it."""
+    words = PATTERN.sub("it has characters that are not allowed there, or is too long", reason)
+    first = words.partition(" ")[0].removesuffix(":").removesuffix(",")
+    is_word = re.fullmatch(r"[a-z]+(?:'s)?", first) is not None and first.removesuffix("'s") not in names
+    return words[:1].upper() + words[1:] if is_word else words
 
 
 def no_right(doing: str, right: Right, session: Session) -> Wrong:

@@ -10,6 +10,7 @@ from fleetcast.cli.terminal_text import plain
 
 SHORT_CHARACTERS_MAX: Final = 200  # Names, labels and reasons: what nodes and people wrote.
 TEXT_CHARACTERS_MAX: Final = 2000
+NAMED_MAX: Final = 3
 
 
 def shown(text: str, characters_max: int = TEXT_CHARACTERS_MAX) -> str:
@@ -53,6 +54,14 @@ def listed(parts: Sequence[str | Markup], last: str = ", ") -> Markup:
     if len(parts) < 2:
         return said(*parts)
     return said(Markup(", ").join(said(part) for part in parts[:-1]), last, parts[-1])
+
+
+def named(names: Sequence[str]) -> str:
+    """Return the first of some names, and how many more there are: "a, b, c and 17 more"."""
+    shown_names = [short(one) for one in names[:NAMED_MAX]]
+    more = [f"{len(names) - NAMED_MAX:,} more"] if len(names) > NAMED_MAX else []
+    *first, last = [*shown_names, *more]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def path(*levels: str, **query: str | int | None) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 from fleetcast.cli import list_choice
 from fleetcast.cli.list_choice import list_options
 from fleetcast.cli.table_output import json_option, show
+from schemas.errors import Unreachable
 
 ROWS: list[dict[str, Any]] = [
     {"model": "delay", "state": "done", "bytes": 9, "signals": ["a", "b"], "lasts": True, "last_seen": "2026"},
@@ -99,3 +101,55 @@ def test_watch_prints_again_only_what_has_changed_where_there_is_no_screen(monke
     printed = CliRunner().invoke(listing, ["--watch", "--where", "model=delay", "--columns", "bytes"]).output
 
     assert printed.split() == ["bytes", "9", "bytes", "10", "Aborted!"]
+
+
+def test_watch_outlasts_a_hub_that_does_not_answer_and_keeps_what_was_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[bool] = [True, False, False, True, False]
+
+    @click.command()
+    @json_option
+    @list_options()
+    def flickering(as_json: bool) -> None:
+        if not answers.pop(0):
+            raise Unreachable("http://hub: connection refused")
+        show(ROWS[:1], ["model"], as_json=as_json, empty="Nothing.")
+
+    def sleep(seconds: float) -> None:
+        if not answers:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(list_choice.time, "sleep", sleep)
+
+    done = CliRunner().invoke(flickering, ["--watch"])
+
+    assert done.stdout.count("delay") == 1  # The same list is not printed twice.
+    waits = "Waiting for an answer: http://hub: connection refused. It is shown again when there is one.\n"
+    assert done.stderr.startswith(f"{waits}It answers again.\n{waits}")
+
+
+def test_watch_of_a_hub_that_has_never_answered_ends_at_once() -> None:
+    @click.command()
+    @list_options()
+    def dead() -> None:
+        raise Unreachable("http://hub: connection refused")
+
+    assert isinstance(CliRunner().invoke(dead, ["--watch"]).exception, Unreachable)
+
+
+def test_watch_clears_a_screen_only_when_there_is_something_to_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(list_choice.click, "clear", lambda: shown.append("cleared"))
+    monkeypatch.setattr(list_choice.click, "echo", lambda text, **_: shown.append(text))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+
+    def look() -> None:
+        if shown:
+            raise Unreachable("gone") if len(shown) < 5 else KeyboardInterrupt
+        print("a table" if sys.stdout.isatty() else "a pipe")
+
+    monkeypatch.setattr(list_choice.time, "sleep", lambda _: shown.append("slept"))
+    with pytest.raises(KeyboardInterrupt):
+        list_choice._follow(look)
+
+    assert shown[:4] == ["cleared", "a table\n", "", "slept"]
+    assert "cleared" not in shown[1:]

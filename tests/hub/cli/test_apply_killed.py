@@ -1,7 +1,7 @@
 """`fleetcast apply` that is killed at a step of its database: applied again, it is whole, and nothing of it was done twice.
 
-There are some forty steps. Each fourth is tried, so that it takes less than five minutes on a busy machine; EVERY=1 in the environment, as in
-`EVERY=1 make test-slow`, tries all.
+There are some forty steps. Each fourth is tried, so that it takes less than five minutes on a busy machine; EVERY=1 in the environment,
+as in `EVERY=1 make test-slow`, tries all.
 """
 
 import os

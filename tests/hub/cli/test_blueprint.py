@@ -169,6 +169,16 @@ def test_what_is_changed_by_hand_shows_with_the_name_of_who_did(shared: Made) ->
     assert (facts["revision"], facts["differences"]) == (2, 2)
 
 
+def test_who_halts_and_resumes_is_not_named_for_another_persons_change(shared: Made) -> None:
+    shared.run("deploy", "set", "m", "canary", "--priority", "11", "--actor", "bob")
+    stopped = shared.run("rollout", "halt", "m", "--deployment", "canary", "--actor", "erin")
+    resumed = shared.run("rollout", "resume", "m", "--deployment", "canary", "--actor", "root")
+    found = [row["changed_by"].split(",")[0] for row in diff(shared)[1]["changes"] if row.get("deployment") == "canary"]
+
+    assert (stopped.returncode, resumed.returncode) == (0, 0), stopped.stderr + resumed.stderr
+    assert found == ["bob"]
+
+
 def test_an_earlier_revision_is_gone_back_to_and_is_named(shared: Made) -> None:
     apply(shared, written(shared, SECOND))  # Takes back what bob did.
     shared.run("rollout", "halt", "m", "--deployment", "default")
@@ -205,17 +215,22 @@ def test_a_file_made_from_an_older_revision_is_named_with_the_one_in_force(share
     path = written(shared, exported(shared).replace("based_on: 3", "based_on: 2").replace("nyc", "jfk"))
     done = shared.run("apply", path, "--auto-approve")
     looked = shared.run("diff", path)
+    same = shared.run("diff", written(shared, exported(shared).replace("based_on: 3", "based_on: 2"), "same.yaml"))
 
     assert done.returncode == Exit.REFUSED
+    assert "what that changed would be taken back" in looked.stderr
+    assert "no change follows, but the text of that would be replaced" in same.stderr
     assert "is based on revision 2, and revision 3 is in force, by ann" in done.stderr
     assert "is based on revision 2" in looked.stderr
 
 
 def test_a_file_based_on_a_revision_that_never_was_is_a_mistake_with_its_place(shared: Made) -> None:
     done = shared.run("diff", written(shared, exported(shared).replace("based_on: 3", "based_on: 99"), "unknown.yaml"))
+    zero = shared.run("diff", written(shared, exported(shared).replace("based_on: 3", "based_on: 0"), "zero.yaml"))
 
-    assert done.returncode == Exit.REFUSED
-    assert "unknown.yaml, line 5, column 11: there is no revision 99; the newest is 3" in done.stderr
+    assert (done.returncode, zero.returncode) == (Exit.REFUSED, Exit.REFUSED)
+    assert "there is no revision 0; they count from 1, and the newest is 3" in zero.stderr
+    assert "unknown.yaml, line 5, column 11: there is no revision 99; they count from 1, and the newest is 3" in done.stderr
 
 
 def test_what_was_seen_and_is_so_no_more_is_named(shared: Made) -> None:

@@ -295,7 +295,7 @@ def test_a_rollout_of_what_was_not_checked_is_warned_of_and_refused_on_demand(ma
     after = start(made, "2.0.0", "--require-check")
 
     assert warned.returncode == 0
-    assert "warning: m@2.0.0: it was checked for no profile (fleetcast check m@2.0.0 --profile" in warned.stderr
+    assert "warning: m@2.0.0: it was checked for no profile (`fleetcast check m@2.0.0 --profile" in warned.stderr
     assert refused.returncode == Exit.REFUSED
     assert "[release.unchecked]" in refused.stderr
     assert checked.returncode == 0, checked.stdout

@@ -4,20 +4,25 @@ import io
 import json
 import re
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 
+from fleetcast.backoff import Backoff
 from hub.cli.commands import command
 from hub.cli.errors import Exit, guarded
 from hub.client.hub_client import HubClient
 from hub.client.place import place_of
 from hub.database.enrolments import CertificateRow, Enrolments, Place
 from hub.database.store import Store
+from hub.operations import opening
 from schemas.enrolment import Token
 from schemas.errors import Code, Refused
 from tests.hub.cli.fleets import Done, Made, ridge
@@ -86,6 +91,7 @@ def doors(unused: Asked, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
         "nodes list --where site=jfk",
         "nodes list --where site=nowhere",
         "nodes list --where =",
+        "nodes list --columns node,serves --sort serves",
         "nodes list --after z",
         "nodes n1",
         "nodes n99",
@@ -257,6 +263,45 @@ def test_what_cannot_be_reached_or_let_in_ends_with_a_sentence_and_its_code(door
     assert not any("Traceback" in one.stderr for one in (refused, gone, absent, plain, named))
 
 
+def test_reasons_that_people_gave_are_in_the_history(doors: Doors) -> None:
+    store = opening.open_store(doors.made.fleet, "ada")
+    store.add_event("rollout", "m was halted", {"model": "m", "why": "a recall of the sensor"})
+    store.close()
+    here, there = doors.both("history", "--limit", "3")
+
+    assert "a recall of the sensor" in here.stdout
+    assert here.stdout == there.stdout
+    assert here.stdout.splitlines()[0].split() == ["at", "actor", "kind", "what", "why"]
+
+
+def test_publishing_over_the_api_without_a_key_names_the_option(doors: Doors) -> None:
+    done = doors.there("publish", str(doors.made.folder / "good.onnx"), "--name", "m", "--version", "7.0.0")
+
+    assert (done.returncode, "name the team's key by --team-key or FLEETCAST_TEAM_KEY" in done.stderr) == (Exit.KEY, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--hub", "", "rollout", "halt", "m"),
+        ("--hub", " ", "rollout", "halt", "m"),
+        ("--token-file", "", "rollout", "halt", "m"),
+        ("rollout", "halt", "m", "--deployment", ""),
+        ("rollout", "halt", "m", "--dir", ""),
+        ("rollout", "start", "m@1.0.0", "--where", ""),
+        ("nodes", "label", "ring=all", "--where", "", "--yes"),
+    ],
+)
+def test_an_empty_option_chooses_nothing_else_to_act_on(doors: Doors, words: tuple[str, ...]) -> None:
+    before = doors.here("history", "--json").stdout
+    done = in_process(*words, FLEETCAST_DIR=str(doors.made.fleet), FLEETCAST_HUB=doors.url, FLEETCAST_TOKEN_FILE=str(doors.token))
+
+    assert (done.returncode, "empty, such as from a variable that is not set" in " ".join(done.stderr.split())) == (Exit.USAGE, True), (
+        done.stderr
+    )
+    assert doors.here("history", "--json").stdout == before
+
+
 def test_new_hardware_and_tokens_are_let_in_over_the_api(doors: Doors) -> None:
     first = doors.there("nodes", "replace", "n4", "--fingerprint", "AB:" * 31 + "ab", "--hours", "2", "--json")
     here = doors.here("nodes", "replace", "n4", "--fingerprint", "ab" * 32, "--hours", "2", "--json")
@@ -373,3 +418,100 @@ def test_releases_and_models_are_removed_over_the_api_by_those_who_hold_the_keys
         assert (json.loads(model.stdout)["releases"], json.loads(model.stdout)["freed_bytes"] > 0) == (2, True)
         assert json.loads(doors.here("models", "--json").stdout) == []
         assert json.loads(doors.here("history", "--limit", "1", "--json").stdout)[0]["actor"] == "token:admin"
+
+
+class Cut:
+    """A proxy before the hub, which loses answers by the method and path of the request."""
+
+    def __init__(self, url: str) -> None:
+        self.cuts: Callable[[str, str], bool] = lambda method, path: False
+        self.asked: list[tuple[str, str]] = []
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def _pass_on(self) -> None:
+                asked = self.command, self.path.partition("?")[0].removeprefix("/api/v1")
+                proxy.asked.append(asked)
+                body = self.rfile.read(int(self.headers.get("content-length") or 0))
+                answer = httpx.request(self.command, url + self.path, headers=dict(self.headers), content=body, timeout=60)
+                self.close_connection = True
+                if proxy.cuts(*asked):
+                    return
+                self.send_response(answer.status_code)
+                for name in ("content-type", "content-length", "etag"):
+                    if name in answer.headers:
+                        self.send_header(name, answer.headers[name])
+                self.end_headers()
+                self.wfile.write(answer.content)
+
+            do_GET = do_POST = _pass_on
+
+            def log_message(self, format: str, *given: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def cut(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cut]:
+    for place in ("hub.client.connection", "hub.cli.patience"):
+        monkeypatch.setattr(f"{place}.BACKOFF", Backoff(0.01, 0.02))
+    monkeypatch.setattr("hub.cli.rollout_start.REMOTE_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("hub.cli.watch.REMOTE_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("fleetcast.cli.list_choice.WATCH_SECONDS", 0.05)
+    found = Cut(doors.url)
+    yield found
+    found.close()
+
+
+def test_a_hub_that_restarts_ends_no_rollout_that_is_waited_for(doors: Doors, cut: Cut) -> None:
+    """The first answers are lost: to the start itself, which is done once, and then to looks. The rollout is halted by somebody else."""
+
+    def cuts(method: str, path: str) -> bool:
+        looks = cut.asked.count(("GET", "/rollouts"))
+        if looks == 10:
+            with HubClient(place_of(doors.url, token_file=doors.token)) as hub:
+                hub.act("halt", "m", "again")
+        return cut.asked.count(("POST", "/rollouts")) < 6 if method == "POST" else 1 < looks < 9
+
+    cut.cuts = cuts
+    words = ("rollout", "start", "m@1.0.0", "--deployment", "again", "--where", "site=lga", "--wait")
+    done = doors.there(*words, url=cut.url)
+    begun = [row for row in json.loads(doors.here("history", "--json").stdout) if row["what"].startswith("m@1.0.0") and "again" in str(row)]
+
+    assert (done.returncode, "is halted" in done.stderr) == (Exit.HALTED, True), done.stderr
+    assert done.stderr.count("Waiting for an answer: ") == done.stderr.count("It answers again.") == 2, done.stderr
+    assert "The rollout goes on without this command." in done.stderr
+    assert cut.asked.count(("POST", "/rollouts")) == 6
+    assert len([row for row in begun if row["actor"] == "token:admin"]) <= 2, begun  # It has begun once, and was halted once.
+
+
+def test_a_hub_that_does_not_come_back_leaves_word_of_the_rollout(doors: Doors, cut: Cut) -> None:
+    cut.cuts = lambda method, path: (method, path) == ("GET", "/rollouts")
+    words = ("rollout", "start", "m@1.0.0", "--deployment", "last", "--where", "site=lga", "--wait", "--timeout-seconds", "2")
+    done = doors.there(*words, url=cut.url)
+
+    assert done.returncode == Exit.TIMEOUT, done.stderr
+    assert "the rollout of m@1.0.0 goes on, and `fleetcast rollout status m` shows it" in done.stderr
+
+
+def test_a_hub_that_restarts_ends_no_watch_and_no_event_is_missed(doors: Doors, cut: Cut) -> None:
+    def cuts(method: str, path: str) -> bool:
+        looks = cut.asked.count(("GET", "/events"))
+        if looks == 4:
+            with HubClient(place_of(doors.url, token_file=doors.token)) as hub:
+                hub.start_rollout({"model": "m", "version": "1.0.0", "deployment": "meanwhile", "where": "site=lga"})
+        return 1 < looks < 9
+
+    cut.cuts = cuts
+    done = doors.there("watch", "--until", "rollout", "--timeout-seconds", "60", url=cut.url)
+
+    assert done.returncode == 0, done.stderr
+    assert "deployment meanwhile" in done.stdout
+    assert (done.stderr.count("Waiting for an answer: "), done.stderr.count("It answers again.")) == (1, 1), done.stderr

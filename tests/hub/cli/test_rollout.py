@@ -179,8 +179,8 @@ def test_publishing_beside_a_running_hub_is_announced(made: Made, hub: Hub) -> N
 def test_a_second_hub_in_the_same_folder_is_refused_and_harms_nothing(made: Made, hub: Hub) -> None:
     second = made.run("hub", str(made.fleet))
 
-    assert second.returncode == Exit.REFUSED
-    assert "another hub runs" in second.stderr
+    assert second.returncode == Exit.CONFLICT
+    assert f"another hub runs in {made.fleet} (process {hub.process.pid}): use it, or end it first" in second.stderr
     assert (made.fleet / "hub.ready").exists()
 
 

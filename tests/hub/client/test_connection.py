@@ -121,6 +121,14 @@ def test_a_peer_that_is_not_there_is_named_and_the_token_is_not() -> None:
     assert "fct_secret" not in str(seen.value)
 
 
+def test_a_hub_without_tls_that_is_asked_by_https_is_named_as_such() -> None:
+    with scripted(b"HTTP/1.1 400 Bad Request\r\n\r\n") as (plain, _, _):
+        connection = Connection(place_of(plain.place.url.replace("http:", "https:"), token="fct_x", environment={}))
+        with pytest.raises(Unreachable, match="does not speak TLS; is the hub's address one with http://") as seen:
+            connection.request("GET", "/fleet", is_repeatable=False)
+    assert not any(word in str(seen.value) for word in ("--ca-file", "WRONG_VERSION"))
+
+
 def event(number: int) -> bytes:
     data = json.dumps({"id": number, "at": "2026-01-01", "kind": "k", "text": f"t{number}", "actor": None, "facts": {}})
     return f"id: {number}\nevent: k\ndata: {data}\n\n".encode()

@@ -49,7 +49,7 @@ def folder(hub: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 def token_of(hub: Running, name: str) -> str:
     fleet = opened(hub.made)
     try:
-        return api_tokens.make(fleet, name=f"{name} {secrets.token_hex(4)}", role="admin", days=1)[1]
+        return api_tokens.make(fleet, name=f"{name}-{secrets.token_hex(4)}", role="admin", days=1)[1]
     finally:
         fleet.store.close()
 

@@ -18,7 +18,7 @@ def token(hub: Running) -> str:
 def token_of(hub: Running, role: api_tokens.Role) -> str:
     fleet = opened(hub.made)
     try:
-        return api_tokens.make(fleet, name=f"{role} of a program", role=role, days=1)[1]
+        return api_tokens.make(fleet, name=f"{role}-of-a-program", role=role, days=1)[1]
     finally:
         fleet.store.close()
 

@@ -187,6 +187,14 @@ def test_a_refusal_names_fields_and_no_options_of_the_command_line(here: Asked) 
     assert problems.in_fields("first `fleetcast rollout halt m --deployment a`; or --set") == (
         "first `fleetcast rollout halt m --deployment a`; or `parameters`"
     )
+    for command in ("no check (fleetcast check m@1.0.0 --profile pi4,tiny)", "it is `fleetcast check m@1.0.0 --profile tiny`"):
+        assert problems.in_fields(f"{command}; --supersede") == f"{command}; `supersede`"
+
+
+def test_a_warning_names_a_command_that_can_be_typed(here: Asked) -> None:
+    started = here.ask("POST", "/rollouts?wait=0", "operator", json={"model": "m", "version": "1.0.0"}).json()
+
+    assert started["warnings"][-1].endswith("(`fleetcast check m@1.0.0 --profile pi4,gateway,tiny`)")
 
 
 def test_a_command_line_is_answered_with_options_where_others_are_with_fields(here: Asked) -> None:

@@ -69,17 +69,16 @@ def test_what_is_kept_of_a_token_lets_nobody_in(here: Asked) -> None:
     ]
 
 
-def test_an_address_that_guesses_is_slowed_and_keeps_out_no_token_that_was_good(here: Asked, door: Door) -> None:
-    assert here.ask("GET", "/token", "viewer").status_code == 200  # known from this address
-
+def test_an_address_that_guesses_is_slowed_and_keeps_out_no_good_token(here: Asked, door: Door) -> None:
     here.tokens["guess"] = "fct_guess"
     statuses = [here.ask("GET", "/token", "guess").status_code for _ in range(22)]
-    late = here.ask("GET", "/token", "operator")  # good, and never seen from here: it is not even looked at
+    late = here.ask("GET", "/token", "guess")
 
     assert statuses == [401] * 20 + [429] * 2
     assert late.status_code == 429
     assert 0 < int(late.headers["retry-after"]) <= 61
-    assert here.ask("GET", "/token", "viewer").status_code == 200
+    assert here.ask("GET", "/token", "operator").status_code == 200  # Good, and never seen from here.
+    assert here.ask("GET", "/token", None).status_code == 401
     assert door.failures.wait_seconds("testclient", door.monotonic()) > 0
 
 
@@ -104,7 +103,11 @@ def test_a_body_is_json_and_not_larger_than_is_allowed(here: Asked) -> None:
         {"name": "a\x1b[2J", "role": "viewer"},
         {"name": "a\ud800", "role": "viewer"},
         {"name": " a", "role": "viewer"},
-        {"name": "viewer", "role": "viewer"},
+        {"name": "<script>alert(1)</script>", "role": "viewer"},
+        {"name": "=cmd()", "role": "viewer"},
+        {"name": "../x", "role": "viewer"},
+        {"name": "x y", "role": "viewer"},
+        {"name": "-x", "role": "viewer"},
         {"name": "a" * 49, "role": "viewer"},
         [],
         None,
@@ -117,6 +120,32 @@ def test_a_token_that_cannot_be_is_refused_with_what_is_wrong(here: Asked, body:
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["mend"]
     assert len(here.ask("GET", "/tokens").json()["items"]) == 4
+
+
+@pytest.mark.parametrize("body", ['{"name": "a", "name": "b", "role": "viewer"}', '{"name": "a", "role": {"x": 1, "x": 2}}'])
+def test_a_field_that_is_given_twice_is_refused_and_named(here: Asked, body: str) -> None:
+    answer = here.ask("POST", "/tokens", content=body, headers=JSON)
+
+    assert (answer.status_code, "is given twice" in answer.json()["detail"]) == (422, True)
+
+
+def test_a_name_that_a_token_has_is_a_conflict_and_its_mend_fits(here: Asked) -> None:
+    answer = here.ask("POST", "/tokens", json={"name": "viewer", "role": "viewer"})
+
+    assert (answer.status_code, answer.json()["code"]) == (409, "name.taken")
+    assert "choose another name" in answer.json()["mend"]
+    assert "letters" not in answer.text
+
+
+def test_a_secret_that_is_shown_once_is_asked_for_without_a_key_of_repetition(here: Asked) -> None:
+    key = {"idempotency-key": "tk1"}
+    refused = [
+        here.ask("POST", "/tokens", json={"name": "idem", "role": "viewer"}, headers=key),
+        here.ask("POST", "/nodes/n1/replacement", json={}, headers=key),
+    ]
+
+    assert [(one.status_code, "Idempotency-Key" in one.json()["detail"]) for one in refused] == [(422, True)] * 2
+    assert "idem" not in [one["name"] for one in here.get("/tokens", "admin")["items"]]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +161,7 @@ def test_a_token_that_cannot_be_is_refused_with_what_is_wrong(here: Asked, body:
         ("/nodes?after=n1&sort=state", "goes with the order `node`"),
         ("/nodes?limit=501", "limit"),
         ("/nodes?limit=1&limit=2", "twice"),
-        ("/nodes?hwere=site%3Djfk", "no parameter 'hwere' here; there are after, cursor, limit, sort, where"),
+        ("/nodes?hwere=site%3Djfk", "no parameter 'hwere' here; there are after, cursor, format, limit, sort, where"),
         ("/alerts?cursor=WyJhIl0", "cursor"),
         ("/nodes/N0", "node"),
     ],

@@ -1,5 +1,7 @@
 """Answer who did what: changes of the fleet, the newest first."""
 
+import re
+import shlex
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -17,6 +19,7 @@ from schemas.errors import Code, Refused
 SCAN_MAX: Final = 10_000
 PAGE: Final = 500
 TEXT_MAX: Final = 64
+VALUE: Final = r"[A-Za-z0-9._-]{1,63}"  # What a selector can hold: not `token:ci`.
 FILTERS: Final = ("actor", "model", "node", "kind")
 
 
@@ -36,7 +39,7 @@ def load(view: View) -> Answer:
     chips = [(f"{name} {text}", path("audit", **{**kept, name: None})) for name, text in asked.items()]
     return Answer(
         _sentence(asked),
-        f"fleetcast history{''.join(f' --{name} {text}' for name, text in asked.items() if name in {'actor', 'model', 'node'})}",
+        _cli(asked),
         {
             "rows": [_row(one, view.now) for one in rows],
             "chips": chips,
@@ -44,7 +47,22 @@ def load(view: View) -> Answer:
             "first_page": path("audit", **kept) if before is not None else "",
         },
         title="audit",
+        cli_besides="" if _selected(asked) is not None else "other changes",
     )
+
+
+def _selected(asked: Mapping[str, str]) -> str | None:
+    """Return the selector of the rows that the options of `fleetcast history` do not choose; None where no selector can have them."""
+    chosen = {name: text for name, text in asked.items() if name in {"actor", "kind"}}
+    if not all(re.fullmatch(VALUE, text) for text in chosen.values()):
+        return None
+    return ",".join(f"{name}={text}" for name, text in chosen.items())
+
+
+def _cli(asked: Mapping[str, str]) -> str:
+    options = [word for name in ("model", "node") if name in asked for word in (f"--{name}", asked[name])]
+    where = _selected(asked)
+    return shlex.join(["fleetcast", "history", *options, *(["--where", where] if where else [])])
 
 
 def table(view: View) -> Table:

@@ -1,5 +1,6 @@
 """Answer what drifts, since when, how much, and whether it matters."""
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
@@ -74,10 +75,11 @@ def _answer(view: View, rows: Sequence[dict[str, Any]], chosen: dict[str, Any] |
     drifting = [row for row in rows if row["alarm"]]
     story, why = _story(view, chosen) if chosen is not None else (None, "")
     tests = _tests(view, chosen) if chosen is not None else []
-    of = f"{chosen['model']}@{chosen['version']} --cohort {chosen['cohort']}" if chosen is not None else ""
+    of = f"{chosen['model']}@{chosen['version']} --cohort {shlex.quote(chosen['cohort'])}" if chosen is not None else ""
+    only = f" --model {shlex.quote(view.query['model'])}" if view.query.get("model") else ""
     return Answer(
         _stream_sentence(chosen, view.now) if is_asked and chosen is not None else _sentence(rows, view.now),
-        f"fleetcast drift{f'; fleetcast drift explain {of}' if of else ''}",
+        f"fleetcast drift{only}{f'; fleetcast drift explain {of}' if of else ''}",
         {
             "streams": [_stream(row, row is chosen, view.now) for row in rows],
             "chosen": chosen,
@@ -94,7 +96,9 @@ def _answer(view: View, rows: Sequence[dict[str, Any]], chosen: dict[str, Any] |
         title=f"drift: {chosen['model']} {chosen['version']} {chosen['cohort']}" if is_asked and chosen is not None else "drift",
         lead=_lead(rows),
         needs=sum(is_open(row) for row in drifting),
-        crumbs=(link("Drift", "/drift"), said(of.replace("@", " ").replace(" --cohort", ""))) if is_asked else (),
+        crumbs=(link("Drift", "/drift"), said(f"{chosen['model']} {chosen['version']} {chosen['cohort']}" if chosen is not None else ""))
+        if is_asked
+        else (),
     )
 
 
@@ -373,5 +377,13 @@ PAGES: Final = (
     Page("/drift/{model}/{version}/{cohort}", "drift.html", load_stream, "Drift", QUERY),
 )
 QUESTIONS: Final = (
-    Question("/drift/{model}/{version}/{cohort}/known", "Marking a drift as known", "operator", ask_known, know, frozenset({"about"})),
+    Question(
+        "/drift/{model}/{version}/{cohort}/known",
+        "Marking a drift as known",
+        "operator",
+        ask_known,
+        know,
+        frozenset({"about"}),
+        subject="the stream",
+    ),
 )

@@ -13,10 +13,10 @@ from hub.core.rollouts.node_class import CLASSES, ClassName
 from hub.operations.node_classes import NodeLine
 from hub.web.console.moments import counted, moment
 from hub.web.console.page import Answer, Page, View
-from hub.web.console.pages.matters import Matter, drift_of, is_open, matters, site_of
+from hub.web.console.pages.matters import SITE, Matter, drift_of, is_open, matters, site_of
 from hub.web.console.pages.releases_words import picture_of, serving
 from hub.web.console.pages.rollout_facts import RolloutFacts, rollouts_of
-from hub.web.console.sentence import bold, code, link, listed, nodes_where, path, said
+from hub.web.console.sentence import bold, code, link, listed, nodes_where, path, said, toned
 
 ROLLOUTS_MAX: Final = 6
 MATTERS_MAX: Final = 5
@@ -148,7 +148,7 @@ def _since(view: View, worst: Sequence[NodeLine]) -> dict[str, Any] | None:
     failed = sum(line.found.name in FAILED and (line.since or 0) >= before for line in worst)
     silent = sum(line.found.name == "unreachable" and line.node.last_seen >= before for line in worst)
     parts = [bold(f"{number_of(moved, 'node')} moved")] if moved else []
-    parts += [link(f"{counted(failed)} failed", nodes_where("state in (refused,rolled_back)"), "bad")] if failed else []
+    parts += [toned(f"{counted(failed)} failed", "bad")] if failed else []  # No list has the nodes of a time.
     parts += [said(f"{counted(silent)} fell silent")] if silent else []
     return {"at": moment(before, view.now), "what": said(listed(parts), ".") if parts else said("nothing changed.")}
 
@@ -215,7 +215,9 @@ def matter_row(view: View, one: Matter) -> dict[str, Any]:
     at = moment(one.since, view.now)
     if one.name == "unreachable" and len(one.lines) > 1:
         site = f" of {one.site}" if one.site else ""
-        where = f"state=unreachable,site={one.site}" if one.site else "state=unreachable"
+        has_sites = any(SITE in node.labels for node in view.snapshot.seen.nodes.values())
+        site = f",{SITE}={one.site}" if one.site else f",!{SITE}" if has_sites else ""
+        where = f"state=unreachable{site}"
         return {"class": one.name, "at": at, "text": said(link(f"{len(one.lines)} nodes{site}", nodes_where(where)), " are unreachable")}
     line = one.lines[0]
     node = link(line.node.name, path("nodes", line.node.name))

@@ -31,7 +31,7 @@ def load(view: View) -> Answer:
     deployments = view.shared.get(("deployments", name), lambda: _deployments(view, name), seconds=DEPLOYMENTS_SECONDS)
     return Answer(
         _sentence(name, lines, sum(counts.values())),
-        f"fleetcast releases list --model {name}; fleetcast deploy list {name}",
+        f"fleetcast releases {name}; fleetcast deploy list {name}",
         {
             "model": name,
             "picture": picture_of(view, name, coming, present),

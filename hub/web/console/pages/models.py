@@ -36,7 +36,7 @@ def load(view: View) -> Answer:
     states = Counter(state for row in rows for state in row["states"])
     return Answer(
         _sentence(len(rows), states, sum(drifting.values())),
-        "fleetcast models list",
+        "fleetcast models",
         {"rows": rows, "nothing": said("Nothing is published. ", code("fleetcast publish model.onnx --name delay --version 1.0.0"))},
         title="models",
     )

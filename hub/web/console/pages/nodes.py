@@ -1,5 +1,6 @@
 """Answer which nodes there are, and why they are so: a selector, what they have in common, and a row each, the worst first."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any, Final
@@ -11,11 +12,12 @@ from hub.core.rollouts.node_class import BY_NEED
 from hub.core.rollouts.node_filter import STATE_KEY
 from hub.operations import csv_exports
 from hub.operations.csv_exports import Table
-from hub.operations.node_listing import DEFAULT_SORT, Asked, Facet, Listing, Place, cut, listing
+from hub.operations.node_listing import DEFAULT_SORT, Asked, Facet, Listing, Place, cut, listing, narrowed
 from hub.operations.snapshot import Snapshot
 from hub.web.console.moments import counted, moment
 from hub.web.console.page import Answer, Page, View
 from hub.web.console.pages.node_words import bytes_of, does, link_of, wanted
+from hub.web.console.refusals import Wrong, of_refused
 from hub.web.console.sentence import bold, code, link, listed, path, said
 from hub.web.pages import CURSOR_CHARACTERS_MAX, cursor_of, key_of
 from schemas.errors import Code, Refused
@@ -28,6 +30,7 @@ CHOICES: Final = ("serves", "waits", "deployment")  # Besides the selector.
 LISTINGS_MAX: Final = 16  # Selectors whose nodes are kept: each holds the names of all that match.
 SECONDS: Final = 2.0  # How long what was counted is kept for all viewers.
 QUERY: Final = frozenset({"where", "serves", "waits", "deployment", "sort", "cursor", "limit", "more"})
+CLI_SORTS: Final = ("node", "last_seen", "-last_seen")  # Columns of `fleetcast nodes`, which has none of the class.
 TONES: Final = {"refused": "bad", "rolled_back": "bad", "unreachable": "warn", "expired": "warn"}
 VERBS: Final = {"moving": "move", "waiting": "wait", "serving": "serve"}
 
@@ -38,18 +41,25 @@ def load(view: View) -> Answer:
     asked = Asked(query.get("where", "").strip(), *(query.get(name, "") for name in CHOICES))
     sort, limit, more = query.get("sort", DEFAULT_SORT), limit_of(query), query.get("more", "")
     seen = view.snapshot
-    found = view.shared.get(
-        ("nodes", seen.at, id(seen), asked, sort, more),
-        lambda: listing(seen, asked, sort, expanded=more),
-        seconds=SECONDS,
-        at_most=LISTINGS_MAX,
-    )
+    wrong: Wrong | None = None
+    try:
+        found = view.shared.get(
+            ("nodes", seen.at, id(seen), asked, sort, more),
+            lambda: listing(seen, asked, sort, expanded=more),
+            seconds=SECONDS,
+            at_most=LISTINGS_MAX,
+        )
+    except Refused as refused:
+        if refused.code != Code.SELECTOR_INVALID:
+            raise
+        wrong, found = of_refused(refused), Listing((), len(seen.seen.nodes), {}, (), "")  # What was typed stays in its field.
     page = cut(found.places, _place_of(query, sort), limit)
     address = _address(query)
-    rows = [_row(view, seen, name) for name in page.nodes]
-    cli = f"fleetcast nodes{f' --where {quoted(asked.where)}' if asked.where else ''}"
+    shown = narrowed(seen, asked)
+    rows = [_row(view, shown, name) for name in page.nodes]
+    cli, besides = ("fleetcast nodes", "") if wrong is not None else _cli(asked, query)
     return Answer(
-        _sentence(found, asked),
+        wrong.sentence if wrong is not None else _sentence(found, asked),
         cli,
         {
             "asked": asked,
@@ -59,12 +69,27 @@ def load(view: View) -> Answer:
             "sort": sort,
             "sorts": {name: address(sort=name, cursor=None) for name in ("state", "node", "last_seen", "-last_seen")},
             "page": _pager(found, page, limit, address, sort),
-            "nobody": _nobody(found),
-            "label_at": _label_at(asked),
+            "nobody": wrong.mend if wrong is not None else _nobody(found),
+            "label_at": _label_at(asked) if wrong is None else "",
         },
         title=_title(found, asked),
-        lead=_lead(found, asked),
+        lead=_lead(found, asked) if wrong is None else "",
+        cli_besides=besides,
+        status=wrong.status if wrong is not None else 200,
     )
+
+
+def _cli(asked: Asked, query: Mapping[str, str]) -> tuple[str, str]:
+    """Return the command that prints these nodes, and what it prints besides."""
+    where = ["--where", asked.where] if asked.where else []
+    if asked.deployment:
+        model = asked.deployment.partition("/")[0]
+        return shlex.join(["fleetcast", "rollout", "status", model, "--nodes", *where]), "other nodes"
+    sort = query.get("sort", "")
+    ordered = ["--sort", sort] if sort in CLI_SORTS else []
+    limit = ["--limit", query["limit"]] if "limit" in query and ordered else []
+    besides = "other nodes" if asked.serves or asked.waits else ""
+    return shlex.join(["fleetcast", "nodes", *(["list"] if ordered else []), *where, *ordered, *limit]), besides
 
 
 def table(view: View) -> Table:
@@ -85,11 +110,6 @@ def limit_of(query: Mapping[str, str]) -> int:
     if text not in {str(one) for one in LIMITS}:
         raise Refused(Code.REQUEST_INVALID, f"limit is one of {', '.join(map(str, LIMITS))}, not {text[:20]!r}")
     return int(text)
-
-
-def quoted(where: str) -> str:
-    """Return a selector as a shell takes it."""
-    return f"'{where}'"
 
 
 def _place_of(query: Mapping[str, str], sort: str) -> Place | None:
@@ -160,7 +180,7 @@ def _row(view: View, seen: Snapshot, name: str) -> dict[str, Any]:
         "heard": moment(node.last_seen, view.now),
         "link": link_of(node),
         "bytes": bytes_of(node, model),
-        "others": max(0, len(seen.by_node.get(name, ())) - 1),
+        "others": max(0, len(view.snapshot.by_node.get(name, ())) - 1),
     }
 
 

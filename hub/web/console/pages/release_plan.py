@@ -1,5 +1,7 @@
 """Say what a release would cost this fleet: who moves, what is fetched over which link, and what speaks against it."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +39,7 @@ class Planned:
     notes: Sequence[str]
     drift: str
     none: str  # Why no node would take it, where none would.
+    takers: str = ""  # Digest of the names of the nodes that take it.
 
     @property
     def roaming(self) -> int:
@@ -80,6 +83,7 @@ def planned(view: View, model: str, wish: commands.Start) -> Planned:
         found["notes"],
         found["drift"]["text"],
         none if not takes else "",
+        hashlib.blake2b(json.dumps(sorted(row["node"] for row in takes)).encode(), digest_size=12).hexdigest(),
     )
 
 

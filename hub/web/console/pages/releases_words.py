@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any, Final
 
-from hub.database.release_hours import HOUR, ReleaseHours
+from hub.database.release_hours import HOUR, ReleaseHour, ReleaseHours
 from hub.operations.release_flow import release_flow
 from hub.web.console.page import View
 from hub.web.console.sentence import path
@@ -32,14 +32,19 @@ def picture_of(view: View, model: str, coming: str, present: str) -> Picture | N
 
     def drawn() -> Picture | None:
         hours = ReleaseHours(view.fleet.store.database).of_model(model, since=view.now - (POINTS - 1) * STEP_SECONDS)
-        if not hours or view.now - hours[0].hour < HOUR:  # One moment is no picture.
+        if not hours or view.now - (began := since(hours[0], view.now)) < HOUR:  # One moment is no picture.
             return None
-        step, points = scale(hours[0].hour, view.now)
+        step, points = scale(began, view.now)
         found = release_flow(hours, dict(serving(view, model)), now=view.now, points=points, step_seconds=step)
         releases = tuple(Release(version, counts) for version, counts in zip(found.versions, found.counts, strict=True))
         return flow(Flow(model, view.now, releases, coming, present, found.deaf, step))
 
     return view.shared.get(("flow", model, coming, present), drawn, seconds=FLOW_SECONDS)
+
+
+def since(first: ReleaseHour, now: int) -> int:
+    """Return since when is known who serves what: in its first hour a hub has listened from some minute to the end."""
+    return max(first.hour, min(first.hour + HOUR, now) - int(first.listened_seconds))
 
 
 def scale(began: int, now: int) -> tuple[int, int]:

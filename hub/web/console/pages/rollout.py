@@ -1,5 +1,6 @@
 """Answer whether a rollout goes on, and what holds it: stages as cells, gates as figures and limits, failures with their codes."""
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from hub.web.console.moments import lasting, moment
 from hub.web.console.page import Answer, Page, View
 from hub.web.console.pages.matters import site_of
 from hub.web.console.pages.rollout_facts import RolloutFacts, gate_line, rollout_of, stage_words
-from hub.web.console.sentence import code, link, listed, nodes_where, path, said, short, toned
+from hub.web.console.sentence import code, link, listed, path, said, short, toned
 from hub.web.pictures.cells import Cell, stages
 from hub.web.pictures.svg import DEFS
 from schemas import codec
@@ -49,12 +50,14 @@ def load(view: View) -> Answer:
     deployment = facts.deployment
     before = deployment.fallback.version if deployment.fallback is not None else "nothing"
     drawn = stages([[_cell(line) for line in mine] for mine in facts.of_stage])
-    cli = f"fleetcast rollout status {facts.model.name} --nodes"
+    where = text_of(deployment.selector)
+    others = len(facts.model.deployments) > 1
     return Answer(
         sentence=f"{facts.name} {before} → {deployment.release.version}: {facts.waits}",
         title=f"{facts.title}: {facts.stage}" if deployment.state == "running" else f"{facts.title} {facts.waits.partition(':')[0]}",
         lead=_lead(facts),
-        cli=cli if deployment.name == "default" else f"{cli} --deployment {deployment.name}",
+        cli=shlex.join(["fleetcast", "rollout", "status", facts.model.name, "--nodes", *(["--where", where] if where else [])]),
+        cli_besides="nodes of other deployments" if others else "",
         needs=len(facts.failed) + facts.waits_for_approval + (deployment.state == "halted"),
         crumbs=(link("Models", "/models"), link(facts.model.name, path("models", facts.model.name)), said(deployment.name, _whom(facts))),
         refreshes=deployment.state == "running",
@@ -89,9 +92,8 @@ def _whom(facts: RolloutFacts) -> str:
 
 
 def _nodes_of(facts: RolloutFacts, where: str) -> str:
-    """Return the address of the nodes of a rollout that a selector matches."""
-    selector = text_of(facts.deployment.selector)
-    return nodes_where(f"{selector},{where}" if selector else where)
+    """Return the address of the nodes that the deployment decides for and that a selector matches, in the classes that they have there."""
+    return path("nodes", deployment=f"{facts.model.name}/{facts.deployment.name}", where=where)
 
 
 def _lead(facts: RolloutFacts) -> Markup:

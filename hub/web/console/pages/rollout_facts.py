@@ -165,11 +165,6 @@ class RolloutFacts:
         allowed = floor(most * heard + 1e-9)
         return f"failures {failed} of at most {allowed}: one more halts it" if failed + 1 > allowed else ""
 
-    @property
-    def etag(self) -> str:
-        """Return the ETag of a question about it: the serial of the model's signed statement."""
-        return str(self.model.serial)
-
     def back_to(self) -> Counter[str]:
         """Return how many of the nodes that serve its release go back to which; "" where it is not known here."""
         fallback = self.deployment.fallback

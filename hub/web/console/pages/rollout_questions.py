@@ -13,14 +13,12 @@ from hub.operations import rollouts
 from hub.operations.node_classes import NodeLine
 from hub.operations.queueing import queue
 from hub.web.console.moments import counted
-from hub.web.console.page import Asking, Done, Given, Question, View
+from hub.web.console.page import Asking, Done, Given, Question, View, etag_of, serial_of
 from hub.web.console.pages.node_words import megabytes
 from hub.web.console.pages.rollout import PATH
 from hub.web.console.pages.rollout_facts import RolloutFacts, rollout_of
-from hub.web.console.sentence import short
+from hub.web.console.sentence import named
 from schemas.errors import Code, Refused
-
-NAMED_MAX: Final = 3
 
 
 def ask_halt(view: View) -> Asking:
@@ -63,7 +61,8 @@ def ask_back(view: View) -> Asking:
         if len(serving) > 1
         else f"It goes back to what it served before: {where}. {cost}"
     )
-    text = each if serving else "No node serves it yet. Those that fetch it stop."
+    later = " Nodes that begin to serve it meanwhile go back, too." if facts.deployment.state == "running" else ""
+    text = f"{each}{later}" if serving else "No node serves it yet. Those that fetch it stop."
     return _asking(
         facts,
         "back",
@@ -91,6 +90,8 @@ def ask_approve(view: View) -> Asking:
         text=f"When stage {at} has passed, {move}{_cost(facts, mine)}.",
         no="Not yet",
         yes=f"Approve {number_of(len(mine), 'node')}",
+        of=[len(mine)],
+        figure=move,
     )
 
 
@@ -100,18 +101,18 @@ def ask_retry(view: View) -> Asking:
     failed = sorted(facts.failed, key=lambda line: line.node.name)
     if not failed:
         raise Refused(Code.ROLLOUT_INVALID, f"no node of {facts.name} has failed, so that there is nothing to try again")
-    names = [short(line.node.name) for line in failed[:NAMED_MAX]]
-    more = [f"{counted(len(failed) - NAMED_MAX)} more"] if len(failed) > NAMED_MAX else []
-    who = " and ".join([*([", ".join([*names, *more][:-1])] if len([*names, *more]) > 1 else []), [*names, *more][-1]])
+    names = [line.node.name for line in failed]
     own = retries_of(facts.deployment)
     tries = f" Beside that, each tries again by itself up to {own} times." if own else ""
     return _asking(
         facts,
         "retry",
         heading=f"Retry {len(failed)} failed?",
-        text=f"{who} {verb(len(failed), 'try') if len(failed) > 1 else 'tries'} once more. Their failures count again.{tries}",
+        text=f"{named(names)} {verb(len(failed), 'try') if len(failed) > 1 else 'tries'} once more. Their failures count again.{tries}",
         no="Leave it" if len(failed) == 1 else "Leave them",
         yes=f"Retry {len(failed)}",
+        of=names,
+        figure=f"{named(names)} failed",
     )
 
 
@@ -135,20 +136,34 @@ def ask_resume(view: View) -> Asking:
 
 
 def _asking(
-    facts: RolloutFacts, word: str, *, is_stop: bool = False, needs_reason: bool = False, heading: str, text: str, no: str, yes: str
+    facts: RolloutFacts,
+    word: str,
+    *,
+    is_stop: bool = False,
+    needs_reason: bool = False,
+    heading: str,
+    text: str,
+    no: str,
+    yes: str,
+    of: Sequence[object] = (),
+    figure: str = "",
 ) -> Asking:
-    """Return a question about a rollout, whose command is `fleetcast rollout WORD`."""
+    """Return a question about a rollout, whose command is `fleetcast rollout WORD`.
+
+    `of` is what its words were counted by, besides the model's statement, and `figure` what that is in words. What stops nodes has none:
+    while a rollout runs its figures change every second, and nobody could stop it.
+    """
     return Asking(
         heading=heading,
         text=text,
         no=no,
         yes=yes,
-        cli=_cli(word, facts),
+        cli=facts.model.command(word, facts.deployment.name),
         back_to=facts.href,
-        etag=facts.etag,
+        etag=etag_of(facts.model.serial, of),
         is_stop=is_stop,
         needs_reason=needs_reason,
-        figure=_figure(facts),
+        figure=f"{_figure(facts)}{f'; {figure}' if figure else ''}",
     )
 
 
@@ -171,11 +186,6 @@ def _facts(view: View, states: set[str], done: str) -> RolloutFacts:
 def _figure(facts: RolloutFacts) -> str:
     count, state = len(facts.serving), facts.deployment.state.replace("_", " ")
     return f"{facts.stage}, {state}, {number_of(count, 'node')} {verb(count, 'serve')} {facts.deployment.release.version}"
-
-
-def _cli(word: str, facts: RolloutFacts) -> str:
-    of = f" --deployment {facts.deployment.name}" if facts.deployment.name != "default" else ""
-    return f"fleetcast rollout {word} {facts.model.name}{of}"
 
 
 def _has_begun(line: NodeLine) -> bool:
@@ -231,7 +241,7 @@ def _cost(facts: RolloutFacts, lines: Sequence[NodeLine]) -> str:
 def _done(kind: type[commands.OfDeployment]) -> Callable[[View, Given], Done]:
     def do(view: View, given: Given) -> Done:
         facts = rollout_of(view, view.params["model"], view.params["deployment"])
-        wish = {"deployment": facts.deployment.name, "if_serial": int(given.etag), **({"why": given.reason} if given.reason else {})}
+        wish = {"deployment": facts.deployment.name, "if_serial": serial_of(given.etag), **({"why": given.reason} if given.reason else {})}
         prepared = rollouts.change(view.fleet, facts.model.name, commands.read_as(kind, json.dumps(wish)))
         return Done(facts.href, queue(view.fleet, prepared.model, prepared.command))
 

@@ -9,7 +9,7 @@ from hub.operations import rollouts
 from hub.operations.deployed import model_of, release_of
 from hub.operations.queueing import queue
 from hub.web.console.moments import counted
-from hub.web.console.page import Asking, Done, Given, Input, Question, View
+from hub.web.console.page import Asking, Done, Given, Input, Question, View, etag_of, serial_of
 from hub.web.console.pages import start_terms
 from hub.web.console.pages.release_plan import Planned, cost, planned, rows, warnings, who
 from hub.web.console.sentence import path
@@ -77,7 +77,7 @@ def ask_start(view: View) -> Asking:
         yes=f"Roll out to {number_of(found.moves, 'node')}" if found.moves else f"Roll out {version}",
         cli=_cli(model, version, place, stages),
         back_to=path("models", model, "releases", version),
-        etag=str(present.serial),
+        etag=etag_of(present.serial, found.takers),
         fields=fields,
         figure=_figure(present, found),
         template="start.html",
@@ -169,7 +169,9 @@ def start(view: View, given: Given) -> Done:
         **{name: True for name in ("supersede", "breaking") if fields.get(name) == "yes"},
         **_place(view),
     }
-    wish = rollouts.start_of(asked).model_copy(update={"if_serial": int(given.etag), **({"why": given.reason} if given.reason else {})})
+    wish = rollouts.start_of(asked).model_copy(
+        update={"if_serial": serial_of(given.etag), **({"why": given.reason} if given.reason else {})}
+    )
     prepared = rollouts.start(view.fleet, model, wish, require_check=fields.get("require_check") == "yes")
     at = path("models", model, "deployments", prepared.deployment, "rollouts")
     return Done(at, queue(view.fleet, prepared.model, prepared.command))
@@ -186,4 +188,4 @@ def _minutes(text: str) -> int:
     return int(text)
 
 
-QUESTIONS: Final = (Question(PATH, "Rolling out", "operator", ask_start, start, frozenset({"deployment", "where"})),)
+QUESTIONS: Final = (Question(PATH, "Rolling out", "operator", ask_start, start, frozenset({"deployment", "where"}), subject="the release"),)

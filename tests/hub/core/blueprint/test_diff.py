@@ -18,6 +18,7 @@ from hub.core.rollouts.deployments import Model
 from hub.core.rollouts.rollout import Progress
 from schemas.deployments import Deployment, ReleaseParameters, Stage, in_order
 from schemas.device_settings import LinkBudget
+from schemas.limits import DEPLOYMENTS_MAX
 from schemas.parameters import Parameter
 from schemas.rollout import Carriage, Gate, ReleaseRef
 from schemas.selectors import parse
@@ -160,6 +161,55 @@ def test_a_halted_rollout_of_another_release_is_held_and_named() -> None:
     assert [one.held for one in compared(text, fleet(halted), supersede=True).planned] == [""]
 
 
+RUNNING = {"state": "running", "version": "1.1.0", "stages": (Stage(10), Stage(100))}
+BESIDE = [
+    deployment("a1", where="node=n1", priority=11, **RUNNING),
+    deployment("a2", where="node=n1", priority=12, **RUNNING),
+    deployment("a3", where="node=n2", priority=13, **RUNNING),
+    deployment("a4", where="node=n1", priority=14),
+]
+
+
+def test_every_removal_is_listed_with_what_speaks_against_it() -> None:
+    held = {getattr(one.change, "deployment", ""): one.held for one in compared("blueprint: 1\n" + DEFAULT, fleet(*BESIDE)).planned}
+    insisted = compared("blueprint: 1\n" + DEFAULT, fleet(*BESIDE), supersede=True)
+
+    assert list(held) == ["default", "a4", "a3", "a2", "a1"]
+    assert [name for name, why in held.items() if not why] == ["default", "a4"]
+    assert all(f"`fleetcast rollout halt m --deployment {name}` first" in held[name] for name in ("a1", "a2", "a3"))
+    assert {name: "wait for its end" in held[name] for name in ("a1", "a2", "a3")} == {"a1": False, "a2": False, "a3": True}
+    assert [one.held for one in insisted.planned] == [""] * 5
+    assert [one.name for one in insisted.after["m"].rollouts] == ["default"]
+
+
+def test_a_change_that_cannot_be_tried_hides_none_that_comes_after_it() -> None:
+    full = [deployment(f"d{number}", where=f"node=n{number % 6}", priority=20) for number in range(DEPLOYMENTS_MAX)]
+    kept = "".join(f"      d{number}: {{where: node=n{number % 6}, priority: 20}}\n" for number in range(DEPLOYMENTS_MAX - 1))
+    text = "blueprint: 1\nmodels:\n  m:\n    deployments:\n      first: {where: node=n1, priority: 30, release: 1.1.0}\n" + kept
+    found = [(getattr(one.change, "deployment", ""), bool(one.held)) for one in compared(text, fleet(*full)).planned]
+
+    assert found == [("first", True), (f"d{DEPLOYMENTS_MAX - 1}", False)]
+
+
+def test_a_pin_over_a_running_rollout_is_held_and_made_where_one_insists() -> None:
+    text = "blueprint: 1\n" + DEFAULT.replace("1.0.0", "1.2.0, pin: true")
+    held = compared(text, fleet(deployment(**RUNNING))).planned
+
+    assert ["--supersede pins it all the same" in one.held for one in held] == [True]
+    assert [one.held for one in compared(text, fleet(deployment(**RUNNING)), supersede=True).planned] == [""]
+
+
+def test_a_hold_names_the_deployment_wherever_there_are_several() -> None:
+    halted = deployment(version="1.1.0", state="halted", stages=(Stage(10), Stage(100)), fallback=REFS["1.0.0"])
+    beside = fleet(halted, deployment("a", where="node=n1", priority=10, **RUNNING))
+    text = "blueprint: 1\nmodels: {m: {deployments: {a: {where: node=n1, release: 1.1.0}, default: {release: %s}}}}\n"
+    (other,) = compared(text % "1.2.0", beside).planned
+    same = compared(text % "1.1.0", beside)
+
+    assert "`fleetcast rollout resume m --deployment default` goes on, `fleetcast rollout back m --deployment default` ends" in other.held
+    assert any("`fleetcast rollout resume m --deployment default` goes on, and no apply does" in one for one in same.notes)
+
+
 LABELS = st.dictionaries(
     st.sampled_from(["ring", "no", "on", "rack.1", "0x1F", "1e3"]), st.sampled_from(["no", "1.10", "010", "a_b", "y"]), max_size=3
 )
@@ -238,6 +288,13 @@ def test_terms_that_differ_alone_are_named_and_change_nothing(terms: str, more: 
     assert more.get("state") == "rolled_back" or found.planned == ()
 
 
+@pytest.mark.parametrize("value", [5e-324, 1e-07, 1.5e-07])
+def test_a_small_number_is_exported_as_a_number(value: float) -> None:
+    present = fleet(deployment(parameters=(ReleaseParameters(REFS["1.0.0"].digest, {"threshold": value}),)))
+
+    assert compared(export(present), present).planned == ()
+
+
 @settings(max_examples=60, deadline=None)
 @given(fleets())
 def test_an_export_of_any_fleet_differs_from_it_in_nothing(present: Present) -> None:
@@ -253,8 +310,9 @@ def test_what_is_planned_leads_from_any_fleet_to_any_other(present: Present, oth
     after = Present("f", {"m": ModelFacts(found.after["m"], tuple(REFS), RELEASES)}, nodes)
     left = compared(export(other), after, supersede=True, again=True)
 
-    # A deployment of which nothing is served has no release to be made with, and one that moves is not taken away.
-    assert all(one.held for one in left.planned) if any(one.held for one in found.planned) else left.planned == ()
+    # A deployment of which nothing is served has no release to be made with: it is held, and what comes after it is planned all the same.
+    held = [one.change for one in found.planned if one.held]
+    assert all(one.change in held for one in left.planned)
 
 
 @settings(max_examples=60, deadline=None)

@@ -24,7 +24,16 @@ def refused(text: str | bytes) -> InvalidBlueprint:
         ("# nothing\n", "1:1", "the file is empty"),
         ("- a\n", "1:1", "begins with `blueprint: 1`"),
         ("models: {}\n", "1:1", "`blueprint: 1` is missing"),
-        ("blueprint: 2\n", "1:12", "input should be 1"),
+        ("blueprint: 2\n", "1:12", "must be the number 1, the version of this format, without quotes; it is '2'"),
+        ('blueprint: "1"\n', "1:12", "the number 1, the version of this format, without quotes; it is '1', a text because of its quotes"),
+        (HEAD + "nodes: {}\n", "2:1", "must be a list of entries, such as [{node: gateway-17, cohort: nyc}]"),
+        (HEAD + "nodes: [{node: {}}]\n", "2:10", "must be a name, or a list of names"),
+        (HEAD + "nodes: [{node: [], cohort: a}]\n", "2:10", "it is empty: leave the key out"),
+        (HEAD + "fleet: [a]\n", "2:1", "must be a text"),
+        (HEAD + "based_on: -1\n", "2:11", "must be 0 or more; it is '-1'"),
+        (DEPLOYED + "        priority: 1001\n", "6:19", "must be 1000 or less; it is '1001'"),
+        (DEPLOYED + f"        stages: [{'1, ' * 40}100]\n", "6:9", "it has 41 entries, at most 32 are allowed"),
+        (RULE + "labels: {a b: c}\n", "4:14", "letters, digits, '.', '_' and '-'; the key is 'a b'"),
         (HEAD + "modles: {}\n", "2:1", "did you mean models?"),
         (DEPLOYED + "        relase: 1.2.0\n", "6:9", "did you mean release?"),
         (DEPLOYED + "        gate: {soak_second: 5}\n", "6:16", "did you mean soak_seconds?"),
@@ -62,7 +71,7 @@ def refused(text: str | bytes) -> InvalidBlueprint:
         (HEAD + "models: " + "[" * 50 + "]" * 50 + "\n", "2:20", "levels are within each other"),
         (HEAD + "models: " + "{a: " * 5000, "2:", "levels are within each other"),
     ],
-    ids=range(41),
+    ids=range(50),
 )
 def test_a_mistake_names_its_place_and_what_would_be_right(text: str | bytes, place: str, words: str) -> None:
     found = refused(text)

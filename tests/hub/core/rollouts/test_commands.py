@@ -31,6 +31,7 @@ from schemas.errors import Refused
         Retry(),
         SetDeployment(name="hold", where="node=n1", priority=100, release="1.0.0"),
         RemoveDeployment(name="hold"),
+        RemoveDeployment(name="hold", supersede=True),
         Resume(),
         Rollback(),
         SetParameters(version="1.0.0", parameters={"threshold": 0.7}, unset=()),

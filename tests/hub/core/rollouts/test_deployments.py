@@ -97,7 +97,7 @@ def test_a_pin_holds_one_device_back_and_removing_it_lets_it_follow() -> None:
     pin = known.deployments[0]
     assert (pin.name, pin.state, pin.gate, len(pin.stages)) == ("hold", "done", None, 1)
     assert [runs(known, NODES[number]) for number in (7, 8)] == [ONE, TWO]
-    assert runs(core.removed(known, RemoveDeployment(name="hold")), NODES[7]) == TWO
+    assert runs(core.removed(known, RemoveDeployment(name="hold"), nodes=NODES), NODES[7]) == TWO
 
 
 def test_a_deployment_that_is_set_without_a_release_moves_nobody() -> None:
@@ -149,9 +149,9 @@ def test_a_deployment_whose_rollout_runs_is_not_removed() -> None:
     running = started(Model("delay"), ONE, "running")
 
     with pytest.raises(Refused, match="still being rolled out in deployment default"):
-        core.removed(running, RemoveDeployment(name=DEFAULT))
+        core.removed(running, RemoveDeployment(name=DEFAULT), nodes=NODES)
     with pytest.raises(Refused, match="there is no deployment hold of delay; there are default"):
-        core.removed(running, RemoveDeployment(name="hold"))
+        core.removed(running, RemoveDeployment(name="hold"), nodes=NODES)
 
 
 def test_more_deployments_than_a_statement_holds_are_refused() -> None:
@@ -185,3 +185,49 @@ def test_a_new_deployment_says_whose_nodes_it_takes() -> None:
     )
     assert core.ties(BOTH, "a", parse("site=lga"), 10) == []
     assert core.ties(BOTH, "a", parse("site=jfk"), 11) == []
+
+
+def test_a_running_rollout_is_pinned_over_and_removed_where_one_insists() -> None:
+    running = started(started(Model("delay"), ONE), TWO, "running", stages=(50, 100))
+    over = pinned(running, THREE, name=DEFAULT, supersede=True)
+
+    assert (over.deployments[0].state, over.deployments[0].release, over.deployments[0].fallback) == ("done", THREE, ONE)
+    assert core.removed(running, RemoveDeployment(name=DEFAULT, supersede=True), nodes=NODES).rollouts == ()
+
+
+@pytest.mark.parametrize(("name", "waits"), [("first", True), ("second", False)])
+def test_the_end_of_a_rollout_is_only_waited_for_where_it_moves_nodes(name: str, waits: bool) -> None:
+    above = started(Model("delay"), ONE, "running", deployment="first", where="node=n1", priority=20, stages=(50, 100))
+    known = started(above, TWO, "running", deployment="second", where="node=n1", stages=(50, 100))
+    halt = f"`fleetcast rollout halt delay --deployment {name}` first"
+    said = []
+    for refused in (
+        lambda: core.removed(known, RemoveDeployment(name=name), nodes=NODES),
+        lambda: pinned(known, THREE, name=name),
+        lambda: started(known, THREE, deployment=name),
+    ):
+        with pytest.raises(Refused) as refusal:
+            refused()
+        said.append(refusal.value.reason)
+
+    assert [("wait for its end" in one, "does not end by itself" in one, halt in one) for one in said] == [(waits, not waits, True)] * 3
+
+
+def test_a_mend_names_the_deployment_wherever_there_are_several() -> None:
+    alone = started(Model("delay"), ONE, "running")
+
+    assert alone.command("halt", DEFAULT) == "fleetcast rollout halt delay"
+    assert BOTH.command("back", DEFAULT) == "fleetcast rollout back delay --deployment default"
+    assert BOTH.without(DEFAULT).command("back", "site-jfk") == "fleetcast rollout back delay --deployment site-jfk"
+
+
+@pytest.mark.parametrize("state", ["running", "halted", "done"])
+def test_what_a_refused_start_names_as_its_mend_is_not_itself_refused(state: str) -> None:
+    known = started(started(Model("delay"), ONE, state, where="site=jfk"), TWO, "running", stages=(50, 100))
+    with pytest.raises(Refused) as refusal:
+        started(known, THREE)
+
+    words = refusal.value.reason.split("`")[1].split()
+    assert words[:4] == ["fleetcast", "rollout", "halt", "delay"]
+    named = words[words.index("--deployment") + 1] if "--deployment" in words else None
+    assert core.chosen(known, named).name == DEFAULT

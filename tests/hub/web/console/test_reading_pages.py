@@ -217,7 +217,7 @@ def test_changes_are_found_by_their_actor_and_paged(sign_in: SignIn, door: Door)
 
     assert first.count('<tr id="change-') == 20
     assert rest.count('<tr id="change-') == 5
-    assert "fleetcast history --actor d.lind" in text_of(first)
+    assert "fleetcast history --where actor=d.lind" in text_of(first)
     assert 'href="/audit?actor=d.lind"' in first
 
 
@@ -250,3 +250,14 @@ def test_what_viewers_choose_does_not_fill_the_memory() -> None:
 
     assert read == [83]
     assert len(shared._kept) == len(shared._reading) == 16
+
+
+@pytest.mark.parametrize("where", ["foo==", "siet=jfk", "(("])
+def test_a_selector_that_is_none_stays_in_its_field(reader: Person, where: str) -> None:
+    answer = reader.get(f"/nodes?where={quote(where)}")
+
+    assert answer.status_code == 422
+    assert f'value="{where}"' in answer.text
+    assert 'role="search"' in answer.text
+    assert rows_of(answer.text) == []
+    assert heading(answer.text)[0].isupper()

@@ -2,27 +2,37 @@
 
 import json
 import re
+import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from html import unescape
+from itertools import groupby
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
+import click
 import httpx
 import pytest
 from starlette.testclient import TestClient
 
+from hub.cli.commands import command
 from hub.operations import api_tokens
 from hub.operations.deployed import model_of
+from hub.operations.node_listing import Asked, listing
+from hub.operations.snapshot import Snapshot, Snapshots
 from hub.web.application import application
-from hub.web.console import waiting
+from hub.web.console import rendering, waiting
 from hub.web.guard import LOOPBACK_NAMES, Door
 from schemas.deployments import is_reached
 from schemas.selectors import NodeFacts
-from tests.hub.hubs import until
+from tests.hub.hubs import Device, until
 from tests.hub.web.console.people import Person, heading, hidden, text_of
 from tests.hub.web.console.plant import Plant, plant
 
 PAGE = "/models/delay/deployments/default/rollouts"
+ASKED = ("/nodes?serves=delay", "/nodes?deployment=delay%2Fdefault&where=site%3Djfk", "/nodes?waits=approval", "/drift?model=delay")
 
 
 @pytest.fixture(scope="module")
@@ -235,15 +245,22 @@ def test_bytes_of_today_add_up_over_the_classes_of_link(as_role: Callable[[str],
 def test_a_rollout_is_halted_with_a_reason_and_a_late_form_sees_both_figures(half_way: Plant, as_role: Callable[[str], Person]) -> None:
     person, late = as_role("operator"), as_role("admin")
     form = hidden(late.page(f"{PAGE}/approve"))
-    halted = person.answer(f"{PAGE}/halt", why="<i>too slow</i>")
+    halting = {**hidden(person.page(f"{PAGE}/halt")), "why": "<i>too slow</i>"}
+    halted, again, reopened = person.send(f"{PAGE}/halt", halting), person.send(f"{PAGE}/halt", halting), person.get(f"{PAGE}/halt")
     page = person.page(PAGE)
     stale = late.send(f"{PAGE}/approve", form)
     resumed = person.answer(f"{PAGE}/resume")
 
     assert (halted.status_code, halted.headers["location"]) == (303, PAGE)
+    assert (again.status_code, reopened.status_code) == (409, 409)
+    for one in (again, reopened):
+        assert heading(one.text) == "The rollout of delay is halted, and only one that is running can be halted"
+        assert re.search(r"You changed it last, at \d\d:\d\d: .*halted by shift-2", text_of(one.text)), one.text
+        assert f'href="{PAGE}">To the rollout</a>' in one.text
     assert heading(page).endswith("is halted: halted by shift-2")
     assert stale.status_code == 412
-    assert "stage 1 of 2, halted, 4 nodes serve 1.4.0 now, you saw stage 1 of 2, running, 4 nodes serve 1.4.0." in text_of(stale.text)
+    move = "4 nodes serve 1.4.0; 6 nodes move to 1.4.0"
+    assert f"stage 1 of 2, halted, {move} now, you saw stage 1 of 2, running, {move}. You changed it last" in text_of(stale.text)
     assert hidden(stale.text)["etag"] != form["etag"]
     assert resumed.status_code == 303
     event = next(one for one in half_way.opened.store.changes(limit=20) if "halted by" in one.text)
@@ -272,13 +289,66 @@ def test_nodes_are_labelled_held_and_forgotten(half_way: Plant, as_role: Callabl
     forgotten = admin.answer("/nodes/lga-04/forget", why="gone", name="lga-04")
     names = {one.name for one in model_of(half_way.opened.repository, "delay").deployments}
 
-    assert "Label 4 nodes? 4 nodes match site=jfk." in text_of(asked)
+    assert "Label 4 nodes? 4 nodes match site=jfk: jfk-01, jfk-02, jfk-03 and 1 more." in text_of(asked)
     assert (labelled.status_code, wrong.status_code, nobody.status_code) == (303, 422, 422)
     assert "54" not in text_of(nobody.text)
     assert "4 match site=jfk" in text_of(nobody.text)
     assert (held.status_code, names) == (303, {"default", "hold-lga-01"})
     assert (unnamed.status_code, forgotten.status_code) == (422, 303)
     assert "lga-04" not in json.dumps([row.node for row in half_way.opened.store.counted_nodes()])
+
+
+def walked(person: Person, begin: Sequence[str]) -> dict[str, str]:
+    """Pages that can be reached, one of each shape of address."""
+    found, shapes, left = dict[str, str](), set[str](), list(begin)
+    while left:
+        address = left.pop(0)
+        parts = re.sub(r"(lga|jfk|ewr)-\d+|[0-9a-f]{8}|\d[\d.]*", "N", urlsplit(address).path), *sorted(parse_qs(urlsplit(address).query))
+        if address in found or (str(parts) in shapes and address not in begin):
+            continue
+        shapes.add(str(parts))
+        answer = person.get(address)
+        if answer.status_code != 200 or "text/html" not in answer.headers["content-type"]:
+            continue
+        found[address] = answer.text
+        left += [unescape(one) for one in re.findall(r'<a [^>]*href="(/[^"#]*)"', answer.text) if not one.startswith("/log")]
+    return found
+
+
+def counted_links(page: str) -> list[tuple[str, int]]:
+    """Numbers that lead to lists of nodes."""
+    found = []
+    page = re.sub(r'<a [^>]*aria-current="true".*?</a>', "", page, flags=re.DOTALL)  # Chosen: it leads to all, as choosing it again does.
+    for address, inner in re.findall(r'<a [^>]*href="(/nodes\?[^"]*)"[^>]*>(.*?)</a>', page, flags=re.DOTALL):
+        shown = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", inner)).strip()
+        number = re.search(r"<span>([\d,]+)</span>$", inner.strip()) or re.search(r" on ([\d,]+)$", shown)
+        number = number or re.match(r"(?:All |For )?([\d,]+)(?![\d.])", shown)
+        if number is not None and not re.search(r"[?&;](limit|more|cursor)=", address):
+            found.append((unescape(address), int(number[1].replace(",", ""))))
+    return found
+
+
+def check_command(line: str, where: str) -> None:
+    """Parse commands as the shell and the real tree of commands do."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=";")
+    lexer.whitespace_split = True
+    for is_end, group in groupby(lexer, lambda word: word == ";"):
+        if is_end:
+            continue
+        found: click.Command = command
+        context, (name, *rest) = None, group
+        assert name == "fleetcast", (where, line)
+        try:
+            while True:
+                context = found.make_context(name, rest, parent=context)
+                left = [*context._protected_args, *context.args] if isinstance(found, click.Group) else []
+                if not left:
+                    break
+                next_name, next_found, rest = found.resolve_command(context, left)
+                assert next_found is not None, (where, line)
+                name, found = str(next_name), next_found
+        except click.UsageError as error:
+            raise AssertionError((where, line, error.format_message())) from error
 
 
 def regions(person: Person, stop: Callable[[dict[str, str]], bool], *, page: str = PAGE, names: str = "head,classes") -> dict[str, str]:
@@ -314,3 +384,84 @@ def test_regions_of_a_page_are_sent_as_they_change_and_no_others(half_way: Plant
     assert set(later) <= {"head", "classes"}
     assert first["head"].startswith("<h1>delay 1.3.2 → 1.4.0: stage")
     assert refused == [404] * 5
+
+
+def test_a_late_form_overwrites_no_label_that_somebody_set_meanwhile(half_way: Plant, as_role: Callable[[str], Person]) -> None:
+    person, late = as_role("operator"), as_role("admin")
+    path = "/nodes/label?where=node%3Dewr-01"
+    form = hidden(late.page(path))
+    first = person.answer(path, label="tier=x")
+    over = late.send(path, {**form, "label": "tier=y"})
+    twice = late.send(path, {**hidden(over.text), "label": "tier=z"})
+
+    assert (first.status_code, over.status_code, twice.status_code) == (303, 412, 303)
+    assert "ewr-01, on which the hub sets tier=x now, you saw ewr-01, on which the hub sets no label." in text_of(over.text)
+    assert "You changed it last, at" in text_of(over.text)  # Both sign in as shift-2.
+
+
+def test_a_node_is_held_on_what_the_question_named(half_way: Plant, as_role: Callable[[str], Person]) -> None:
+    person, device = as_role("operator"), half_way.devices[0]
+    path = f"/nodes/{device.name}/hold/delay"
+
+    def serves(version: str) -> bool:
+        return f"Hold {device.name} on {version}?" in text_of(person.page(path))
+
+    half_way.serve([device], "1.4.0")
+    until("it to serve 1.4.0", lambda: serves("1.4.0"))
+    form = hidden(person.page(path))
+    half_way.serve([device], "1.3.2")
+    until("it to serve 1.3.2", lambda: serves("1.3.2"))
+    late = person.send(path, form)
+
+    assert late.status_code == 412
+    assert f"{device.name} serves 1.3.2 by default now, you saw {device.name} serves 1.4.0 by default." in text_of(late.text)
+
+
+def test_no_node_is_tried_again_that_the_question_did_not_name(half_way: Plant, as_role: Callable[[str], Person]) -> None:
+    person = as_role("operator")
+    one, other = half_way.devices[3:5]
+    half_way.serve((one, other), "1.3.2")
+
+    def fails(device: Device) -> bool:
+        device.sign("refused", half_way.releases["1.4.0"], code="model.too_slow", reason="late")
+        until("it to have failed", lambda: device.name in text_of(person.get(f"{PAGE}/retry").text))
+        return True
+
+    assert fails(one)
+    before = hidden(person.page(f"{PAGE}/retry"))
+    assert fails(other)
+    late = person.send(f"{PAGE}/retry", before)
+
+    assert late.status_code == 412
+    assert re.search(rf"{one.name}.* failed now, you saw .*{one.name} failed", text_of(late.text))
+
+
+def test_every_number_leads_to_its_rows_and_every_command_is_one(
+    half_way: Plant, as_role: Callable[[str], Person], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEETCAST_DIR", str(half_way.fleet.directory))
+    person = as_role("admin")
+    pages = walked(person, ("/", "/nodes?sort=last_seen&limit=20", "/audit?actor=shift-2", "/audit?actor=token%3Aci", *ASKED))
+    counts = {(address, number) for page in pages.values() for address, number in counted_links(page)}
+    rows = {address: len(re.findall('<tr id="node-', person.page(address))) for address, _ in counts}
+
+    assert {(address, rows[address]) for address, _ in counts} == counts
+    assert len(counts) > 20
+    assert any("deployment=delay%2Fhold-lga-01" in address for address in rows)
+    for address, page in pages.items():
+        for line in re.findall(r"<code>(fleetcast [^<]*)</code>", page):
+            check_command(unescape(line), address)
+    for template in Path(rendering.__file__).parent.glob("templates/*.html"):
+        for line in re.findall(r"<code>(fleetcast [^<]*)</code>", template.read_text()):
+            check_command(re.sub(r"\{\{.*?\}\}", "x", line), template.name)
+
+
+def test_a_class_in_a_deployment_is_that_of_its_own_model(half_way: Plant) -> None:
+    seen = Snapshots().get(half_way.opened)
+    worse = [replace(line, model="noise", found=replace(line.found, name="refused")) for line in seen.lines]
+    both = Snapshot(seen.at, seen.seen, [*seen.lines, *worse])
+
+    for name in ("serving", "refused"):
+        mine = {line.node.name for line in seen.lines if (line.deployment, line.found.name) == ("default", name)}
+        assert {one.node for one in listing(both, Asked(f"state={name}", deployment="delay/default")).places} == mine
+    assert not listing(both, Asked("state=serving")).places
