@@ -338,6 +338,10 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         " while",
         "set the clock right, by NTP or the like; docs/security.md, Clock",
     ),
+    Code.NODE_ENROLLED: (
+        "a device is enrolled under this name already",
+        "choose another name, or have the new device replace that one: `fleetcast enroll token --node NODE --replace`",
+    ),
     Code.NODE_FORGOTTEN: (
         "a node that was forgotten still speaks",
         "stop that device; or admit it again with `fleetcast nodes replace`",

@@ -135,6 +135,7 @@ class Code(StrEnum):
     CLOCK_STEPPED = "clock.stepped"
     NODE_FORGOTTEN = "node.forgotten"
     NODE_UNKNOWN = "node.unknown"
+    NODE_ENROLLED = "node.enrolled"
 
 
 class FleetcastError(Exception):

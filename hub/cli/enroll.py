@@ -12,21 +12,20 @@ from typing import Any, NamedTuple
 import click
 
 from fleetcast.cli.list_choice import list_options
+from fleetcast.cli.terminal_text import plain
 from hub.cli.ca import open_authority
-from hub.cli.errors import Ended, Exit
 from hub.cli.key_values import read_pairs
 from hub.cli.options import changes_fleet, dir_option, json_option, node_marks, open_store, opened, passphrase_option, show, show_one
+from hub.cli.remote import remote
 from hub.database.connection import Database
 from hub.database.enrolments import EnrolmentRow, Enrolments
 from hub.database.rows import NodeMarks
-from hub.operations.replacing import make_tokens, unanswered
+from hub.operations.replacing import COUNT_MAX, EXPIRES_DAYS_MAX, check_free, make_tokens, numbered, unanswered
 from hub.signing.certificate_issuer import LIST_NAME, write_list
 from schemas.errors import Code, Refused
 from schemas.limits import LABELS_MAX
 from schemas.names import check_name
 
-COUNT_MAX = 10_000  # tokens made by one command
-EXPIRES_DAYS_MAX = 90  # A token lies around on paper, in mails and in shell histories.
 _LABEL = r"[A-Za-z0-9._-]{1,63}"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -74,29 +73,33 @@ def token(
       fleetcast enroll token --node gateway --count 20 --label site=plant-7 \\
         --cohort nyc --expires 7d --json
     """
-    names = [node] if count is None else [f"{node}-{number:0{len(str(count))}d}" for number in range(1, count + 1)]
-    fleet = opened(directory)
-    if not replace:
-        _check_free(Enrolments(fleet.store.database), [check_name("node", name) for name in names])
-    rows = make_tokens(fleet, names, cohort=cohort, labels=_labels(labels), seconds=_seconds(expires))
-    for sentence in unanswered(fleet):
-        click.echo(f"warning: {sentence}", err=True)
+    rows, warnings = _made(directory, node, count, _labels(labels), cohort, _seconds(expires), replaces=replace)
+    for sentence in warnings:
+        click.echo(f"warning: {plain(sentence)}", err=True)
     if count is None:
         show_one(rows[0], as_json=as_json)
     else:
         show(rows, ["node", "expires", "token"], as_json=as_json, empty="")
 
 
-def _check_free(enrolments: Enrolments, names: Sequence[str]) -> None:
-    """Check that no device is enrolled under one of these names.
+def _made(
+    directory: Path, node: str, count: int | None, labels: dict[str, str], cohort: str, seconds: int, *, replaces: bool
+) -> tuple[Sequence[dict[str, Any]], Sequence[str]]:
+    """Return the tokens and what is to be known besides, of a hub that is asked, or of the folder.
 
     Raises:
-        Ended: one is.
+        Refused: a name is invalid or taken, or the fleet has no authority.
     """
-    for name in names:
-        row = enrolments.node(name)
-        if row is not None and row.standing.revoked_at is None:
-            raise Ended(Exit.CONFLICT, f"node {name} is enrolled already; use --replace to make a token for a device in its place")
+    if (hub := remote()) is not None:
+        if cohort:
+            check_name("cohort", cohort)
+        given = {"count": count, "labels": labels, "cohort": cohort, "seconds": seconds, "replace": replaces}
+        answer = hub.make_enrolment_tokens({"node": check_name("node", node), **{name: one for name, one in given.items() if one}})
+        return answer["items"], answer["warnings"]
+    fleet, names = opened(directory), numbered(node, count)
+    if not replaces:
+        check_free(fleet, names)
+    return make_tokens(fleet, names, cohort=cohort, labels=labels, seconds=seconds), unanswered(fleet)
 
 
 @enroll.command("list")

@@ -18,7 +18,7 @@ class Exit(IntEnum):
     REFUSED = 3  # Refused: a file, a name or a document is wrong, or may not be read or written.
     UNREACHABLE = 4  # The broker or the database does not answer.
     KEY = 5  # A key cannot be read, or the passphrase does not open it.
-    CONFLICT = 6  # The version exists with other content, the folder holds a fleet already, or another hub runs in it.
+    CONFLICT = 6  # The version exists with other content, the folder holds a fleet, another hub runs in it, or a node is enrolled.
     DISK_FULL = 7  # The disk is full, takes nothing or answers with errors, or the one that the output goes to.
     PORT_IN_USE = 8  # The port is in use.
     HALTED = 9  # The rollout halted, went back or was superseded.
@@ -35,6 +35,7 @@ _BY_CODE = {
     Code.KEY_NOT_AUTHORISED: Exit.KEY,
     Code.HUB_RUNNING: Exit.CONFLICT,
     Code.RELEASE_CONFLICT: Exit.CONFLICT,
+    Code.NODE_ENROLLED: Exit.CONFLICT,
     Code.DISK_FULL: Exit.DISK_FULL,
     Code.DATABASE_DAMAGED: Exit.DAMAGED,
     Code.METADATA_DAMAGED: Exit.DAMAGED,

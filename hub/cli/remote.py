@@ -25,6 +25,7 @@ COMMANDS = frozenset(
         "diff",
         "drift",
         "drift explain",
+        "enroll token",
         "history",
         "ledger",
         "models",
@@ -120,12 +121,13 @@ def remote() -> "HubClient | None":
     given = context.find_root().meta.get(META) if context is not None else None
     if context is None or given is None:
         return None
-    from hub.client.hub_client import HubClient  # noqa: PLC0415  # with urllib3, which commands on a folder do without
+    from hub.client.connection import Connection  # noqa: PLC0415  # with urllib3, which commands on a folder do without
+    from hub.client.hub_client import HubClient  # noqa: PLC0415
     from hub.client.place import place_of  # noqa: PLC0415
 
     url, token_file, ca_file = given
     place = place_of(url, token_file=Path(token_file) if token_file else None, ca_file=Path(ca_file) if ca_file else None)
-    return context.find_root().with_resource(HubClient(place))
+    return context.find_root().with_resource(HubClient(place, connection=Connection(place, is_command_line=True)))
 
 
 def print_operation(operation: "Operation", *, as_json: bool, **facts: Any) -> None:

@@ -62,16 +62,22 @@ class RefusedInPlaces(Refused):
 class Connection:
     """Hold the connections to one hub. Redirects are not followed and proxies of the environment not used: the token goes to the hub alone.
 
-    Any thread may use it.
+    Any thread may use it. A command line is answered with sentences that name its options, where others name fields of the API.
 
     Raises:
         Refused: the file of authorities cannot be read.
     """
 
     def __init__(
-        self, place: HubPlace, *, sleep: Callable[[float], None] = time.sleep, chance: Callable[[], float] = random.random
+        self,
+        place: HubPlace,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        chance: Callable[[], float] = random.random,
+        is_command_line: bool = False,
     ) -> None:
         self.place, self._sleep, self._chance = place, sleep, chance
+        self._words = {"fleetcast-words": "options"} if is_command_line else {}
         self._pool = urllib3.PoolManager(num_pools=1, maxsize=4, retries=False, ssl_context=_context(place))
 
     def close(self) -> None:
@@ -173,7 +179,7 @@ class Connection:
                 method,
                 url,
                 body=given[0] if given is not None else None,
-                headers={**own, **headers},
+                headers={**own, **self._words, **headers},
                 timeout=urllib3.Timeout(connect=CONNECT_SECONDS_MAX, read=read_seconds_max),
                 redirect=False,
                 retries=False,

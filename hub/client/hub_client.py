@@ -226,6 +226,10 @@ class HubClient:
         wish = {"hours": hours, **({"fingerprint": fingerprint.hex()} if fingerprint is not None else {})}
         return _row(self.connection.request("POST", f"/nodes/{_part(node)}/replacement", body=wish))
 
+    def make_enrolment_tokens(self, wish: Mapping[str, Any]) -> Row:
+        """Make tokens for new devices; the fields are those of `MakeEnrolmentTokens` in the API's description. It is not repeated."""
+        return _row(self.connection.request("POST", "/enrolment-tokens", body=wish))
+
     def wait_for(self, operation: Operation, seconds: float, *, monotonic: Callable[[], float] = time.monotonic) -> Operation:
         """Return an operation once the hub has obeyed, or as it is when the time is over.
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import Connection, insert, select, update
 
@@ -77,14 +78,23 @@ class ApiTokens:
         db.execute(insert(tables.events).values(values))
 
 
+class AskedOnce(NamedTuple):
+    """Hold the command that a request has queued, and what was answered besides (JSON); None where an earlier hub queued it."""
+
+    command: int
+    besides: str | None
+
+
 class ApiRequests:
     """Queue commands that were asked for over the API, each once for each key of a token."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def queue(self, model: str, command: Command | SetNodeSettings, *, token: str, key: str | None, digest: bytes) -> int:
-        """Queue a command for the hub, and return its number; a request that is repeated gets the number that it had.
+    def queue(
+        self, model: str, command: Command | SetNodeSettings, *, token: str, key: str | None, digest: bytes, besides: str
+    ) -> AskedOnce:
+        """Queue a command for the hub, with what is to be answered besides; a request that is repeated gets what it had.
 
         Raises:
             Refused: REQUEST_REPEATED: the key was used for another request.
@@ -100,11 +110,12 @@ class ApiRequests:
             number = inserted(db, tables.commands, {**values, "actor": self._database.actor})
             if key is not None:
                 at = self._database.now()
-                db.execute(insert(tables.api_requests).values(token=token, key=key, at=at, digest=digest, command=number))
-        return number
+                values = {"token": token, "key": key, "at": at, "digest": digest, "command": number, "besides": besides}
+                db.execute(insert(tables.api_requests).values(values))
+        return AskedOnce(number, besides)
 
-    def known(self, token: str, key: str, digest: bytes) -> int | None:
-        """Return the command that a request has queued; None where it is new.
+    def known(self, token: str, key: str, digest: bytes) -> AskedOnce | None:
+        """Return what a request has queued; None where it is new.
 
         Raises:
             Refused: REQUEST_REPEATED: the key was used for another request.
@@ -112,12 +123,12 @@ class ApiRequests:
         with self._database.read() as db:
             return self._known(db, token, key, digest)
 
-    def _known(self, db: Connection, token: str, key: str, digest: bytes) -> int | None:
+    def _known(self, db: Connection, token: str, key: str, digest: bytes) -> AskedOnce | None:
         table = tables.api_requests.c
-        query = select(table.digest, table.command).where(table.token == token, table.key == key)
+        query = select(table.digest, table.command, table.besides).where(table.token == token, table.key == key)
         found = db.execute(query).first()
         if found is None:
             return None
         if found.digest != digest:
             raise Refused(Code.REQUEST_REPEATED, REPEATED.format(key=key))
-        return int(found.command)
+        return AskedOnce(int(found.command), found.besides)

@@ -19,6 +19,7 @@ from hub.database.connection import Database, put
 from hub.database.device_lives import settle
 from hub.database.postgresql import lock_revisions
 
+NAMES_AT_ONCE = 500  # Names that one query asks for: SQLite binds a bounded number of values.
 TOKEN_SECONDS_KEPT = 30 * 86_400  # past its expiry a token is kept, to say why it was refused
 CERTIFICATE_SECONDS_KEPT = 2 * 365 * 86_400  # past its expiry, for the way back and for the curious
 
@@ -88,16 +89,17 @@ class Enrolments:
 
     def add_tokens(self, tokens: Sequence[tuple[bytes, Place]], *, expires_at: int) -> None:
         """Keep new tokens, all or none: (digest of the secret, what its node is to be)."""
-        table = tables.enrolment_tokens
-        now = self._database.now()
-        with self._database.write() as db:
-            for digest, place in tokens:
-                values = {"digest": digest, "made_at": now, "expires_at": expires_at, **_values(place)}
-                db.execute(insert(table).values(values))
-                after = {"token_until": iso(expires_at), "cohort": place.cohort or None, "labels": dict(place.labels)}
-                body = json.dumps({"node": place.node, "before": None, "after": after})
-                event = {"kind": "enrolment", "text": f"a token for node {place.node} was made", "body": body}
-                db.execute(insert(tables.events).values(at=now, actor=self._database.actor, **event))
+        now, until, rows, events = self._database.now(), iso(expires_at), [], []
+        for digest, place in tokens:
+            rows.append({"digest": digest, "made_at": now, "expires_at": expires_at, **_values(place)})
+            after = {"token_until": until, "cohort": place.cohort or None, "labels": dict(place.labels)}
+            body = json.dumps({"node": place.node, "before": None, "after": after})
+            text = f"a token for node {place.node} was made"
+            events.append({"at": now, "actor": self._database.actor, "kind": "enrolment", "text": text, "body": body})
+        if rows:
+            with self._database.write() as db:
+                db.execute(insert(tables.enrolment_tokens), rows)
+                db.execute(insert(tables.events), events)
 
     def token(self, digest: bytes) -> TokenRow | None:
         """Return one token."""
@@ -177,6 +179,15 @@ class Enrolments:
         """Return one enrolled node."""
         found = self._nodes(tables.enrolments.c.node == name)
         return found[0] if found else None
+
+    def enrolled(self, names: Sequence[str]) -> list[str]:
+        """Return those of these names under which a device is enrolled, in their order."""
+        table, found = tables.enrolments.c, set[str]()
+        with self._database.read() as db:
+            for start in range(0, len(names), NAMES_AT_ONCE):
+                part = names[start : start + NAMES_AT_ONCE]
+                found |= set(db.execute(select(table.node).where(table.node.in_(part), table.revoked_at.is_(None))).scalars())
+        return [name for name in names if name in found]
 
     def nodes(self) -> list[EnrolmentRow]:
         """Return every enrolled node, by name."""

@@ -5,7 +5,8 @@ from collections.abc import Collection
 from schemas.errors import Code, Refused
 
 VERSION_TABLE = "alembic_version"
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")  # The revisions in hub/database/migrations, the oldest first.
+# The revisions in hub/database/migrations, the oldest first.
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
 HEAD = REVISIONS[-1]
 
 

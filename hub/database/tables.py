@@ -412,7 +412,8 @@ api_tokens = Table(
     Index("api_tokens_by_digest", "digest", unique=True),
 )
 
-# Requests to the API that carried an Idempotency-Key, and the command that each of them has queued.
+# Requests to the API that carried an Idempotency-Key, the command that each of them has queued, and what was answered besides (JSON), which
+# hubs of earlier versions did not keep.
 api_requests = Table(
     "api_requests",
     metadata,
@@ -421,6 +422,7 @@ api_requests = Table(
     Column("at", BigInteger, nullable=False),
     Column("digest", LargeBinary(32), nullable=False),
     Column("command", BigInteger, nullable=False),
+    Column("besides", Text),
     Index("api_requests_by_age", "at"),
 )
 

@@ -8,4 +8,4 @@ from hub.operations.opened_fleet import OpenedFleet
 
 def queue(fleet: OpenedFleet, model: str, command: Command | SetNodeSettings) -> int:
     """Queue a command that was checked, in the name of whom the fleet is opened for."""
-    return ApiRequests(fleet.store.database).queue(model, command, token="", key=None, digest=b"")
+    return ApiRequests(fleet.store.database).queue(model, command, token="", key=None, digest=b"", besides="").command

@@ -1,11 +1,11 @@
-"""Give a node's name to new hardware: by a token where devices enrol, and elsewhere by its key, or to the first that comes."""
+"""Let devices in: by a token where devices enrol; elsewhere new hardware gets a node's name by its key, or is the first that comes."""
 
 import secrets
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from hub.database.device_lives import DeviceLives
 from hub.database.enrolments import Enrolments, Place
@@ -16,6 +16,9 @@ from hub.signing.tuf_repository import Repository
 from schemas.enrolment import SECRET_BYTES, Token, pin_of
 from schemas.errors import Code, Refused
 from schemas.names import RESERVED_NODES, check_name, sha256
+
+COUNT_MAX: Final = 10_000  # Tokens that are made at once.
+EXPIRES_DAYS_MAX: Final = 90  # A token lies around on paper, in mails and in shell histories.
 
 
 def replace(fleet: OpenedFleet, node: str, *, fingerprint: bytes | None, hours: int) -> dict[str, Any]:
@@ -42,6 +45,24 @@ def replace(fleet: OpenedFleet, node: str, *, fingerprint: bytes | None, hours: 
     lets_in = "the device with this key alone" if fingerprint is not None else "the first device that comes in this name, whichever that is"
     shown = fingerprint.hex() if fingerprint is not None else None
     return {"node": node, "lets_in": lets_in, "fingerprint": shown, "until": _moment(until), "old_key": "out"}
+
+
+def numbered(node: str, count: int | None) -> list[str]:
+    """Return the names that tokens are made for: the node's own, or NODE-1 to NODE-COUNT, with as many digits each."""
+    if count is None:
+        return [node]
+    return [f"{node}-{number:0{len(str(count))}d}" for number in range(1, count + 1)]
+
+
+def check_free(fleet: OpenedFleet, names: Sequence[str]) -> None:
+    """Check that no device is enrolled under one of these names.
+
+    Raises:
+        Refused: NODE_ENROLLED: one is.
+    """
+    taken = Enrolments(fleet.store.database).enrolled([check_name("node", name) for name in names])
+    if taken:
+        raise Refused(Code.NODE_ENROLLED, f"node {taken[0]} is enrolled already; use --replace to make a token for a device in its place")
 
 
 def make_tokens(fleet: OpenedFleet, names: Sequence[str], *, cohort: str, labels: Mapping[str, str], seconds: int) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from hub.web import (
     blueprint_routes,
     byte_routes,
     deployment_routes,
+    device_routes,
     fleet_routes,
     model_routes,
     node_routes,
@@ -79,7 +80,6 @@ def api(door: Door, snapshots: Snapshots | None = None) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    app.state.besides = operations.Besides()
     route_class = guarded(door, ROUTES, PREFIX)
     routers = (
         token_routes.router(route_class),
@@ -88,6 +88,7 @@ def api(door: Door, snapshots: Snapshots | None = None) -> FastAPI:
         deployment_routes.router(route_class),
         rollout_routes.router(route_class, snapshots),
         node_routes.router(route_class, snapshots),
+        device_routes.router(route_class),
         record_routes.router(route_class),
         byte_routes.router(route_class, snapshots),
         operations.router(route_class),

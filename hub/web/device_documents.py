@@ -1,12 +1,44 @@
-"""Define what the API takes and answers with where new hardware gets a node's name."""
+"""Define what the API takes and answers with where devices are let in: new ones, and new hardware that gets a node's name."""
 
 from typing import Annotated
 
 from pydantic import Field
 
+from hub.operations.replacing import COUNT_MAX, EXPIRES_DAYS_MAX
 from hub.web.documents import Asked, Shown
+from schemas import limits
+from schemas.names import Cohort, Label
 
 HOURS_MAX = 720
+
+
+class MakeEnrolmentTokens(Asked):
+    """Make a token for a new device, or for each of several."""
+
+    node: Annotated[Label, Field(description="Name of the node. With `count`, the beginning of the names.")]
+    count: Annotated[int, Field(ge=1, le=COUNT_MAX, description="Make tokens for NODE-1 to NODE-COUNT.")] | None = None
+    labels: Annotated[dict[Label, Label], Field(max_length=limits.LABELS_MAX, description="Labels by which rollouts select it.")] = Field(
+        default_factory=dict
+    )
+    cohort: Annotated[Cohort, Field(description="Cohort whose windows are added up with the node's.")] | None = None
+    seconds: Annotated[int, Field(ge=1, le=EXPIRES_DAYS_MAX * 86_400, description="Lifetime of the tokens.")] = 86_400
+    replace: Annotated[bool, Field(description="Replace an enrolled node: its certificate is revoked when the token is used.")] = False
+
+
+class EnrolmentToken(Shown):
+    """Hold a token that lets one device in by this name, once."""
+
+    node: str
+    token: str
+    expires: str
+    command: str
+
+
+class EnrolmentTokens(Shown):
+    """Hold the tokens that were made: they are shown in this answer only."""
+
+    items: list[EnrolmentToken]
+    warnings: list[str]
 
 
 class ReplaceNode(Asked):

@@ -8,14 +8,13 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.routing import APIRoute
 
 from hub.core.nodes import device_settings
-from hub.operations import csv_exports, forgetting, replacing
+from hub.operations import csv_exports, forgetting
 from hub.operations.node_changes import document_of, effect_of, effect_row, settings_row
 from hub.operations.nodes_shown import node_shown, nodes_shown
 from hub.operations.opened_fleet import OpenedFleet
 from hub.operations.snapshot import Snapshots
 from hub.web import documents
 from hub.web.csv_answers import TABLE, Format, csv_answer, wants_csv
-from hub.web.device_documents import Replacement, ReplaceNode
 from hub.web.operations import Queued, do, matched, without_none
 from hub.web.pages import cursor_of, ended, key_of
 from hub.web.parameters import ACCEPTED, WAIT_SECONDS, Cursor, Fleet, IfMatch, Key, Limit, Name, Wait, Where, etag
@@ -105,13 +104,6 @@ def router(route_class: type[APIRoute], snapshots: Snapshots) -> APIRouter:
         """Forget a node that is gone for good. It leaves every list, and its certificates are revoked."""
         found = forgetting.forget(fleet, node)
         return {"node": node, "certificates_revoked": found.certificates, "tokens_withdrawn": found.tokens}
-
-    @api.post("/nodes/{node}/replacement", response_model=Replacement, tags=["nodes"])
-    def replace(fleet: Fleet, node: Name, wish: ReplaceNode) -> Any:
-        """Give a node's name to new hardware: by a token where devices enrol, and elsewhere by its key, or to the first that comes."""
-        digest = bytes.fromhex(wish.fingerprint) if wish.fingerprint is not None else None
-        row = replacing.replace(fleet, node, fingerprint=digest, hours=wish.hours)
-        return {**row, "warnings": replacing.unanswered(fleet) if "token" in row else []}
 
     return api
 

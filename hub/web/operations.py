@@ -4,9 +4,8 @@ import asyncio
 import json
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.routing import APIRoute
@@ -15,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from hub.core.nodes.device_settings import KIND, SetNodeSettings
 from hub.core.rollouts import commands
-from hub.database.api_rows import ApiRequests
+from hub.database.api_rows import ApiRequests, AskedOnce
 from hub.database.node_commands import NodeCommand, NodeCommands
 from hub.database.rows import CommandRow
 from hub.operations.deployed import model_of
@@ -23,13 +22,12 @@ from hub.operations.opened_fleet import OpenedFleet
 from hub.operations.rollouts import Prepared
 from hub.web import documents
 from hub.web.parameters import Fleet
-from hub.web.problems import Refusal, in_fields
+from hub.web.problems import Refusal, Words, words_of
 from schemas.deployments import name_of
 from schemas.errors import Code, Refused
 from schemas.selectors import from_labels, parse
 
 LOOK_SECONDS = 0.2
-KEPT_MAX: Final = 1000  # Operations of which it is known what was answered besides; a client repeats a request at once.
 
 
 class Queued(NamedTuple):
@@ -45,32 +43,14 @@ class Queued(NamedTuple):
 Work = Callable[[], Queued]
 
 
-class Besides:
-    """Remember what was answered besides, by operation, so that a request that is repeated is answered alike; a loop's alone."""
-
-    def __init__(self, most: int = KEPT_MAX) -> None:
-        self._kept, self._most = OrderedDict[int, dict[str, Any]](), most
-
-    def keep(self, operation: int, found: dict[str, Any]) -> dict[str, Any]:
-        """Keep what the first answer has, and return it; the oldest is forgotten where there is more than is allowed."""
-        kept = self._kept.setdefault(operation, found)
-        if len(self._kept) > self._most:
-            self._kept.popitem(last=False)
-        return kept
-
-    def of(self, operation: int) -> dict[str, Any] | None:
-        """Return what was answered besides; None where this process has not answered, or has forgotten it."""
-        return self._kept.get(operation)
-
-
 def router(route_class: type[APIRoute]) -> APIRouter:
     """Return the routes of operations."""
     api = APIRouter(route_class=route_class)
 
     @api.get("/operations/{operation}", response_model=documents.OperationShown, tags=["operations"])
-    def operation(fleet: Fleet, operation: Annotated[int, Path(ge=1, lt=2**62)]) -> Any:
+    def operation(request: Request, fleet: Fleet, operation: Annotated[int, Path(ge=1, lt=2**62)]) -> Any:
         """Show what became of something that the hub was asked to do."""
-        return _shown(fleet, operation)
+        return _operation(_row(fleet, operation), words_of(request))
 
     return api
 
@@ -80,22 +60,22 @@ async def do(request: Request, fleet: OpenedFleet, wait: float, work: Work) -> A
     token, key, digest = request.state.token.id, request.state.key, request.state.digest
     requests = ApiRequests(fleet.store.database)
 
-    def queue() -> tuple[int, Queued | None]:
+    def queue() -> AskedOnce:
         if key is not None and (known := requests.known(token, key, digest)) is not None:
-            return known, None
+            return known
         found = work()
-        return requests.queue(found.model, found.command, token=token, key=key, digest=digest), found
+        return requests.queue(found.model, found.command, token=token, key=key, digest=digest, besides=_besides(found))
 
-    number, queued = await run_in_threadpool(queue)
-    kept: Besides = request.app.state.besides
-    besides = kept.of(number) if queued is None else kept.keep(number, _besides(queued))
+    number, besides = await run_in_threadpool(queue)
     until = time.monotonic() + wait
     while (row := await run_in_threadpool(_row, fleet, number)).state == "open" and time.monotonic() < until:
         await asyncio.sleep(LOOK_SECONDS)
     where = f"/api/v1/operations/{number}"
     if row.state == "refused":
         raise Refusal(Refused(Code(row.code), row.text), headers={"location": where})
-    found = documents.OperationShown(**{**_operation(row), **(besides if besides is not None else _of_command(row))})
+    words = words_of(request)
+    more = _shown_besides(besides, words) if besides is not None else _of_command(row)
+    found = documents.OperationShown(**{**_operation(row, words), **more})
     return Response(
         found.model_dump_json(), status_code=202 if row.state == "open" else 200, media_type="application/json", headers={"location": where}
     )
@@ -112,22 +92,22 @@ def _row(fleet: OpenedFleet, number: int) -> CommandRow | NodeCommand:
     return found
 
 
-def _shown(fleet: OpenedFleet, number: int) -> dict[str, Any]:
-    return _operation(_row(fleet, number))
-
-
-def _operation(row: CommandRow | NodeCommand) -> dict[str, Any]:
+def _operation(row: CommandRow | NodeCommand, words: Words) -> dict[str, Any]:
     kind, model = (KIND, None) if isinstance(row, NodeCommand) else (row.kind, row.model)
-    return {"id": row.id, "kind": kind, "model": model, "state": row.state, "code": row.code, "text": row.text, "actor": row.actor}
+    return {"id": row.id, "kind": kind, "model": model, "state": row.state, "code": row.code, "text": words(row.text), "actor": row.actor}
 
 
-def _besides(queued: Queued) -> dict[str, Any]:
-    warnings, notes = ([in_fields(one) for one in told] for told in (queued.warnings, queued.notes))
-    return {"warnings": warnings, "notes": notes, "deployment": queued.deployment}
+def _besides(queued: Queued) -> str:
+    return json.dumps({"warnings": list(queued.warnings), "notes": list(queued.notes), "deployment": queued.deployment})
+
+
+def _shown_besides(kept: str, words: Words) -> dict[str, Any]:
+    found = json.loads(kept)
+    return {**found, **{name: [words(one) for one in found[name]] for name in ("warnings", "notes")}}
 
 
 def _of_command(row: CommandRow | NodeCommand) -> dict[str, Any]:
-    """Return what a command itself says: a hub that was started anew knows no more of an earlier request with the same key."""
+    """Return what a command itself says: of a request that a hub of an earlier version took, no more is known."""
     wish = row.command if isinstance(row, CommandRow) else None
     match wish:
         case commands.Start():

@@ -38,6 +38,7 @@ STATUSES: Final[Mapping[str, int]] = {
     Code.NODE_FORGOTTEN: 404,
     Code.NAME_TAKEN: 409,
     Code.RELEASE_CONFLICT: 409,
+    Code.NODE_ENROLLED: 409,
     Code.RELEASE_BREAKING: 409,
     Code.RELEASE_NEEDED: 409,
     Code.RELEASE_UNCHECKED: 409,
@@ -62,6 +63,10 @@ WORDS: Final[Mapping[str, tuple[str, str]]] = {
     Code.REQUEST_CONTENT_TYPE: ("the body has a type that is not taken here", "send it as the type that the detail names"),
     Code.NODE_UNKNOWN: ("the hub knows no node of this name", "compare the name with the list of nodes, GET /api/v1/nodes"),
     Code.NODE_FORGOTTEN: ("the node of this name was forgotten", "admit it again with `fleetcast nodes replace` if it is to come back"),
+    Code.NODE_ENROLLED: (
+        MEANINGS[Code.NODE_ENROLLED][0],
+        "choose another name, or set `replace` to true if the new device is to be in the place of that one",
+    ),
     Code.RELEASE_BREAKING: (
         MEANINGS[Code.RELEASE_BREAKING][0],
         "choose a release that takes and gives the same, or set `breaking` to true if this is intended",
@@ -70,7 +75,11 @@ WORDS: Final[Mapping[str, tuple[str, str]]] = {
     Code.SETTINGS_INVALID: (MEANINGS[Code.SETTINGS_INVALID][0], "correct the field that the detail names"),
 }
 COMMAND: Final = re.compile(r"(`[^`]*`?|\bfleetcast(?:-node)? [^`;()]*)")  # Between backticks, or from its name on.
-FIELDS: Final[Mapping[str, str]] = {"set": "parameters", "force": "breaking"}  # Options whose fields have another name.
+FIELDS: Final[Mapping[str, str]] = {"set": "parameters"}  # Options whose fields have another name.
+WORDS_HEADER: Final = "fleetcast-words"
+OPTIONS: Final = "options"  # What a command line sends in it: to be answered in options, where others are answered in fields.
+
+Words = Callable[[str], str]
 
 
 class FieldProblem(BaseModel):
@@ -109,14 +118,15 @@ def answer(
     headers: Mapping[str, str] | None = None,
     errors: Sequence[FieldProblem] | None = None,
     reference: str | None = None,
+    words: Words | None = None,
 ) -> Response:
-    """Return a problem document."""
+    """Return a problem document; it names fields, where no other words are asked for."""
     title, mend = meaning_of(code) or ("a bug in fleetcast, not in the request", "report it with the reference")
     found = Problem(
         type=f"urn:fleetcast:problem:{code}",
         title=title,
         status=status or STATUSES.get(code, 422),
-        detail=in_fields(reason)[:TEXT_MAX],
+        detail=(words or in_fields)(reason)[:TEXT_MAX],
         code=code,
         mend=mend,
         errors=list(errors) if errors is not None else None,
@@ -131,6 +141,11 @@ def meaning_of(code: str) -> tuple[str, str] | None:
     return WORDS.get(code) or (MEANINGS[Code(code)] if code in MEANINGS else None)
 
 
+def words_of(request: Request) -> Words:
+    """Return what puts a sentence into the words of who asks: a command line's options stay options."""
+    return str if request.headers.get(WORDS_HEADER, "") == OPTIONS else in_fields
+
+
 def in_fields(text: str) -> str:
     """Name fields where a sentence names options of the command line; a whole command stays as it is."""
     parts = COMMAND.split(text)
@@ -142,12 +157,12 @@ def _field(option: re.Match[str]) -> str:
     return f"`{FIELDS.get(option[1], option[1].replace('-', '_'))}`"
 
 
-def of_refused(refused: Refused) -> Response:
+def of_refused(refused: Refused, words: Words = in_fields) -> Response:
     """Return the answer to what was refused; it names each mistake of a blueprint."""
     if isinstance(refused, InvalidBlueprint):
         errors = [FieldProblem(where=where[:TEXT_MAX], reason=reason[:TEXT_MAX]) for where, reason in refused.places[:ERRORS_MAX]]
-        return answer(refused.code, refused.reason, errors=errors)
-    return answer(refused.code, refused.reason)
+        return answer(refused.code, refused.reason, errors=errors, words=words)
+    return answer(refused.code, refused.reason, words=words)
 
 
 def install(app: FastAPI, methods: Callable[[str], Sequence[str]]) -> None:
@@ -155,11 +170,12 @@ def install(app: FastAPI, methods: Callable[[str], Sequence[str]]) -> None:
 
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, Refused)  # noqa: S101  # it is registered for it
-        return of_refused(error)
+        return of_refused(error, words_of(request))
 
     async def refusal(request: Request, error: Exception) -> Response:
         assert isinstance(error, Refusal)  # noqa: S101
-        return answer(error.refused.code, error.refused.reason, status=error.status, headers=error.headers)
+        given = error.refused
+        return answer(given.code, given.reason, status=error.status, headers=error.headers, words=words_of(request))
 
     async def unreachable(request: Request, error: Exception) -> Response:
         log.error("api.failed", path=request.url.path, reason=str(error))

@@ -15,7 +15,7 @@ from hub.operations.removing import Removal
 from hub.signing.keys import load_signer
 from hub.web.guard import body_of
 from hub.web.parameters import Fleet, Name, VersionName
-from hub.web.problems import in_fields
+from hub.web.problems import Words, words_of
 from hub.web.publication_routes import RAW, TAKES_RAW
 from hub.web.removal_documents import RemovalShown, Removed
 from schemas.errors import Refused
@@ -31,9 +31,9 @@ def router(route_class: type[APIRoute]) -> APIRouter:
     api = APIRouter(route_class=route_class)
 
     @api.get(OF_RELEASE, response_model=RemovalShown, tags=["models"])
-    def release_removal(fleet: Fleet, model: Name, version: VersionName) -> Any:
+    def release_removal(request: Request, fleet: Fleet, model: Name, version: VersionName) -> Any:
         """Say what removing a release would do."""
-        return _shown(removing.of_release(fleet, model, version))
+        return _shown(removing.of_release(fleet, model, version), words_of(request))
 
     @api.post(OF_RELEASE, response_model=Removed, openapi_extra=TAKES_RAW, tags=["models"])
     async def remove_release(request: Request, fleet: Fleet, model: Name, version: VersionName, force: Force = False) -> Any:
@@ -48,9 +48,9 @@ def router(route_class: type[APIRoute]) -> APIRouter:
         return await run_in_threadpool(work)
 
     @api.get(OF_MODEL, response_model=RemovalShown, tags=["models"])
-    def model_removal(fleet: Fleet, model: Name) -> Any:
+    def model_removal(request: Request, fleet: Fleet, model: Name) -> Any:
         """Say what removing a model would do."""
-        return _shown(removing.of_model(fleet, model))
+        return _shown(removing.of_model(fleet, model), words_of(request))
 
     @api.post(OF_MODEL, response_model=Removed, openapi_extra=TAKES_RAW, tags=["models"])
     async def remove_model(request: Request, fleet: Fleet, model: Name, force: Force = False) -> Any:
@@ -77,13 +77,13 @@ def _removed(fleet: OpenedFleet, asked: Removal, sign: Callable[[], None], *, fo
     return {**found, "freed_bytes": freed, "nodes_serving": asked.nodes_serving, "announced": True}
 
 
-def _shown(asked: Removal) -> dict[str, Any]:
+def _shown(asked: Removal, words: Words) -> dict[str, Any]:
     return {
         "model": asked.model,
         "version": asked.version,
         "releases": len(asked.leaving),
         "nodes_serving": asked.nodes_serving,
         "is_left": asked.is_left,
-        "needed": in_fields(asked.needed) or None,
+        "needed": words(asked.needed) or None,
         "question": asked.question,
     }

@@ -41,6 +41,7 @@ ROUTES: Final[dict[tuple[str, str], Right]] = {
     ("GET", "/nodes/{node}"): "viewer",
     ("DELETE", "/nodes/{node}"): "admin",
     ("POST", "/nodes/{node}/replacement"): "admin",
+    ("POST", "/enrolment-tokens"): "admin",
     ("GET", "/nodes/{node}/settings"): "viewer",
     ("PATCH", "/nodes/{node}/settings"): "operator",
     ("POST", "/node-settings"): "operator",

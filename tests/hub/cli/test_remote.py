@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -19,7 +20,10 @@ from hub.cli.commands import command
 from hub.cli.errors import Exit, guarded
 from hub.client.hub_client import HubClient
 from hub.client.place import place_of
+from hub.database.enrolments import CertificateRow, Enrolments, Place
+from hub.database.store import Store
 from hub.operations import opening
+from schemas.enrolment import Token
 from schemas.errors import Code, Refused
 from tests.hub.cli.fleets import Done, Made, ridge
 from tests.hub.web.conftest import unused
@@ -142,6 +146,28 @@ def test_a_command_says_and_ends_the_same_on_the_folder_and_over_the_api(doors: 
     if as_json[0].returncode not in {Exit.REFUSED, Exit.USAGE}:
         assert timeless(as_text[1].stdout) == timeless(as_text[0].stdout)
         assert parsed(as_json[1]) == parsed(as_json[0])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "releases remove m@1.0.0 --yes --team-key KEYS/team.pem",
+        "models remove m --yes --targets-key KEYS/targets.pem",
+        "rollout start m@1.1.0 --where site=nowhere",
+        "rollout start m@1.0.0 --deployment none",
+        "rollout set m --set a=1",
+        "deploy set m again --where site=nowhere --release 1.0.0",
+        "enroll token --node relay",
+        "enroll token --node n6 --cohort ?",
+        "enroll token --node N6",
+        "nodes replace n99",
+    ],
+)
+def test_a_refusal_names_options_on_the_folder_and_over_the_api(doors: Doors, words: str) -> None:
+    here, there = doors.both(*words.replace("KEYS", str(doors.made.fleet / "keys")).split())
+
+    assert there.returncode == here.returncode != 0
+    assert there.stderr.replace("request.unknown", code_of(here)) == here.stderr
 
 
 def timeless(text: str) -> str:
@@ -288,6 +314,32 @@ def test_new_hardware_and_tokens_are_let_in_over_the_api(doors: Doors) -> None:
     assert json.loads(made.stdout)["token"].startswith("fct_")
     assert (json.loads(revoked.stdout)["name"], json.loads(revoked.stdout)["state"]) == ("dashboards", "revoked")
     assert json.loads(doors.here("history", "--node", "n4", "--json").stdout)[-1]["actor"] == "token:admin"
+
+
+def test_a_device_gets_its_token_over_the_api_as_from_the_folder(doors: Doors) -> None:
+    words = ("enroll", "token", "--node", "n8", "--label", "site=jfk", "--cohort", "nyc", "--expires", "7d")
+    here, there = doors.both(*words, "--json")
+    many = [json.loads(one.stdout) for one in doors.both("enroll", "token", "--node", "many", "--count", "10", "--json")]
+    store = Store(f"sqlite:///{doors.made.fleet / 'hub.sqlite'}")
+    enrolments = Enrolments(store.database)
+    waiting = enrolments.open_tokens()
+    first, second = (json.loads(one.stdout) for one in (here, there))
+    event = json.loads(doors.here("history", "--node", "n8", "--limit", "1", "--json").stdout)[0]
+    history = json.dumps([one.body for one in store.events(0, 500)])
+
+    assert (here.returncode, there.returncode, there.stderr) == (0, 0, here.stderr)
+    assert "no hub will answer the device" in there.stderr
+    assert set(second) == set(first) == {"node", "token", "expires", "command"}
+    assert [[row["node"] for row in rows] for rows in many] == [[f"many-{number:02}" for number in range(1, 11)]] * 2
+    assert [one.place for one in waiting if one.place.node == "n8"] == [Place("n8", "nyc", {"site": "jfk"})] * 2
+    assert (event["actor"], second["token"] in history) == ("token:admin", False)
+    certificate = CertificateRow("01", "n8", "client", int(time.time()) + 3600, b"issued")
+    assert enrolments.redeem(Token.parse(second["token"]).digest, Place("n8", "nyc", {"site": "jfk"}), b"key of n8", certificate)
+    taken = doors.both("enroll", "token", "--node", "n8")
+    replaced = doors.there("enroll", "token", "--node", "n8", "--replace")
+    assert [one.returncode for one in (*taken, replaced)] == [Exit.CONFLICT, Exit.CONFLICT, 0], taken[1].stderr
+    assert (taken[1].stderr, "use --replace" in taken[1].stderr) == (taken[0].stderr, True)
+    store.close()
 
 
 def test_a_blueprint_is_compared_and_applied_over_the_api(doors: Doors, tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def main() -> int:
     parser.add_argument("--examples", type=int, default=EXAMPLES, help="requests of each operation and kind")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, served(make_asked(Path(folder) / "made")) as asked:
+        asked.client.get("/api/v1/openapi.json", timeout=120).raise_for_status()  # It is made once; schemathesis waits 10 s for it.
         failures, requests = run(
             str(asked.client.base_url), asked.tokens["admin"], Path(folder), seed=options.seed, examples=options.examples
         )

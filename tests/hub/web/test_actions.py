@@ -4,9 +4,12 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from sqlalchemy import event, update
+from sqlalchemy.engine import Engine
 from starlette.testclient import TestClient
 
-from hub.web import operations, problems
+from hub.database import tables
+from hub.web import problems
 from hub.web.application import application
 from hub.web.guard import Door
 from tests.hub.web.fleets import Asked
@@ -146,16 +149,32 @@ def test_a_repeated_request_is_answered_with_warnings_and_deployment(here: Asked
     assert (first.status_code, first.json()["deployment"]) == (202, "site-jfk")
     assert first.json()["warnings"]
     assert second.json() == first.json()
-    assert (later["id"], later["deployment"]) == (first.json()["id"], "site-jfk")
+    assert later == first.json()  # A hub that was started anew knows it from its database.
 
 
-def test_what_is_remembered_of_answers_is_bounded() -> None:
-    kept = operations.Besides(most=2)
-    for number in range(3):
-        kept.keep(number, {"deployment": str(number)})
+def test_a_request_that_an_earlier_hub_took_is_answered_by_its_command(here: Asked) -> None:
+    wish, key = {"model": "m", "version": "1.0.0", "where": "site=lga"}, {"idempotency-key": "earlier"}
+    first = here.ask("POST", "/rollouts?wait=0", "operator", json=wish, headers=key).json()
+    with here.fleet.store.database.write() as db:
+        db.execute(update(tables.api_requests).where(tables.api_requests.c.key == "earlier").values(besides=None))
+    second = here.ask("POST", "/rollouts?wait=0", "operator", json=wish, headers=key).json()
 
-    assert [kept.of(number) is not None for number in range(3)] == [False, True, True]
-    assert kept.keep(2, {}) == {"deployment": "2"}
+    assert first["warnings"]
+    assert second == {**first, "warnings": [], "notes": []}
+
+
+def test_ten_thousand_enrolment_tokens_are_made_by_a_few_statements(here: Asked) -> None:
+    statements: list[str] = []
+    count = lambda *told: statements.append(told[2])  # noqa: E731
+    event.listen(Engine, "before_cursor_execute", count)
+    try:
+        made = here.ask("POST", "/enrolment-tokens", "admin", json={"node": "many", "count": 10_000})
+    finally:
+        event.remove(Engine, "before_cursor_execute", count)
+
+    assert made.status_code == 201, made.text
+    assert len({one["token"] for one in made.json()["items"]}) == 10_000
+    assert len(statements) < 100  # One after another they took a minute, in which nobody else could write.
 
 
 def test_a_refusal_names_fields_and_no_options_of_the_command_line(here: Asked) -> None:
@@ -176,3 +195,14 @@ def test_a_warning_names_a_command_that_can_be_typed(here: Asked) -> None:
     started = here.ask("POST", "/rollouts?wait=0", "operator", json={"model": "m", "version": "1.0.0"}).json()
 
     assert started["warnings"][-1].endswith("(`fleetcast check m@1.0.0 --profile pi4,gateway,tiny`)")
+
+
+def test_a_command_line_is_answered_with_options_where_others_are_with_fields(here: Asked) -> None:
+    wish, options = {"model": "m", "version": "1.0.0"}, {"fleetcast-words": "options"}
+    nowhere = here.ask("POST", "/rollouts", "operator", json={**wish, "where": "site=nowhere"}, headers=options).json()
+    started = {**wish, "where": "site=jfk"}
+    named, plain = (here.ask("POST", "/rollouts?wait=0", "operator", json=started, headers=more).json() for more in (options, {}))
+
+    assert nowhere["detail"].endswith("--allow-empty sets it all the same")
+    assert [problems.in_fields(one) for one in named["warnings"]] == plain["warnings"]
+    assert problems.in_fields("or add --force") == "or add `force`"

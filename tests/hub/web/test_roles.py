@@ -20,6 +20,7 @@ BODIES = {
     ("POST", "/publications"): {"model": "m", "version": "9.0.0", "manifest": "AAAA"},
     ("POST", "/drift/explanation"): {"model": "m"},
     ("POST", "/nodes/{node}/replacement"): {"hours": 1},
+    ("POST", "/enrolment-tokens"): {"node": "n9"},
     ("POST", "/tokens"): {"name": "another", "role": "viewer"},
 }
 NAMES = {
@@ -34,7 +35,10 @@ NAMES = {
     "revision": "1",
     "application": "0" * 16,
 }
-HAS_NO_WAIT = {"/tokens", "/tokens/{token}", "/nodes/{node}", "/nodes/{node}/replacement", "/drift/explanation", "/blueprint/diff"}
+HAS_NO_WAIT = {
+    *("/tokens", "/tokens/{token}", "/nodes/{node}", "/nodes/{node}/replacement", "/enrolment-tokens"),
+    *("/drift/explanation", "/blueprint/diff"),
+}
 
 
 def path_of(template: str) -> str:
