@@ -19,6 +19,7 @@ from tests.fuzz.targets import TARGETS
 
 BESIDE = Path(__file__).parents[2] / ".fuzz"  # Where `make fuzz` installs atheris.
 GRACE_SECONDS = 300  # To import, to run what is known, and to end.
+PREPARED_GRACE_SECONDS = 1200  # The same where a fleet is made first, by commands of which every import is instrumented.
 IN_MEMORY = Path("/dev/shm")  # noqa: S108  # A node syncs what it keeps, a thousand times a second here.
 KEPT_FILES_MAX, KEPT_BYTES_MAX = 16, 20_000  # Of one target: the corpus stays below a megabyte.
 
@@ -43,11 +44,12 @@ def fuzz(target: Target, seconds: int, folder: Path) -> Result:
     scratch.mkdir()
     environment["TMPDIR"] = str(scratch)
     command = [sys.executable, "-m", "tests.fuzz.fuzzing", target.run.__module__, target.name, str(seconds), str(folder)]
+    grace = PREPARED_GRACE_SECONDS if target.is_prepared else GRACE_SECONDS
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, timeout=seconds + GRACE_SECONDS, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=seconds + grace, check=False)
         code, text = done.returncode, done.stderr.decode("utf-8", "replace") + done.stdout.decode("utf-8", "replace")
     except subprocess.TimeoutExpired as error:
-        code, text = -1, f"did not end {GRACE_SECONDS} s after its time\n" + (error.stderr or b"").decode("utf-8", "replace")
+        code, text = -1, f"did not end {grace} s after its time\n" + (error.stderr or b"").decode("utf-8", "replace")
     shutil.rmtree(scratch, ignore_errors=True)
     faults = tuple(sorted(folder.glob("fault-*")))
     found = re.findall(r"number_of_executed_units: *(\d+)", text) or re.findall(r"^#(\d+)\s", text, re.MULTILINE)
