@@ -2,12 +2,15 @@
 
 import contextlib
 import errno
+import fcntl
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
+_PART: Final = re.compile(r"\.\S+\.(?:pem|uri|pub|key|crt|crl)\.(?:[a-z0-9_]{8}|[0-9]+\.partial)")  # As both functions below name one.
 _NO_SYNC: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})  # file systems that cannot sync a folder
 
 
@@ -22,15 +25,14 @@ def replacing(path: Path, *, mode: int | None = None, synced: bool = True) -> It
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.unlink(missing_ok=True)
-        # O_EXCL: in a folder that others can write to, nobody can have put a link to another file here.
-        with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666 if mode is None else mode), "wb") as file:
+        with os.fdopen(_opened(partial, 0o666 if mode is None else mode), "wb") as file:
             yield file
             file.flush()
             if mode is not None:
                 os.fchmod(file.fileno(), mode)  # whatever the umask took from it
             if synced:
                 os.fsync(file.fileno())
-        partial.replace(path)
+            partial.replace(path)  # while the file is open, and so locked
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -52,18 +54,60 @@ def create(path: Path, data: bytes) -> None:
         FileExistsError: there is one; of two processes that create it at once, one gets this. It is durable then, too.
     """
     descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+    while not _owned(descriptor, Path(partial)):  # Another process took it for abandoned in the moment before.
+        os.close(descriptor)
+        descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.link(partial, path)  # fails if the name is taken, which a rename would not
+            os.link(partial, path)  # fails if the name is taken, which a rename would not
     except FileExistsError:
         sync(path.parent)
         raise
     finally:
-        Path(partial).unlink()
+        Path(partial).unlink(missing_ok=True)  # `clear_parts` may do so from the moment that it is closed.
     sync(path.parent)
+
+
+def clear_parts(directory: Path) -> None:
+    """Remove what a crash or a power cut has left in a folder of keys and certificates of files that were being written.
+
+    A running process holds a lock on each file that it writes, so that none of these is touched.
+    """
+    for path in directory.iterdir() if directory.is_dir() else ():
+        if _PART.fullmatch(path.name) is None:
+            continue
+        with contextlib.suppress(OSError):  # It is written now, or belongs to somebody else, or is gone.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _opened(path: Path, mode: int) -> int:
+    """Return a new file that this process alone writes."""
+    while True:
+        # O_EXCL: in a folder that others can write to, nobody can have put a link to another file here.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        if _owned(descriptor, path):
+            return descriptor
+        os.close(descriptor)
+
+
+def _owned(descriptor: int, path: Path) -> bool:
+    """Lock a new file against `clear_parts` until it is closed; return whether it is still there."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:  # A file system without locks: there no part can be locked to be removed, either.
+        return True
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def path_of(directory: Path, digest: bytes) -> Path:

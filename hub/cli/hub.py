@@ -23,7 +23,7 @@ from hub.cli.console import link
 from hub.cli.key_files import Passphrases, key_passphrases_option
 from hub.cli.options import actor, database_url, passphrase_option
 from hub.settings import NAME_PATTERN, ROLES, HubSettings, load
-from hub.signing.key_places import ONLINE, present, promote, signer_of, stem_of
+from hub.signing.key_places import ONLINE, clear_parts, present, promote, signer_of, stem_of
 from hub.signing.keys import load_signer
 from schemas.errors import FleetcastError
 
@@ -157,6 +157,7 @@ def _enrols(settings: HubSettings) -> bool:
 
 
 def _online_keys(directory: Path, opened: Mapping[str, bytes]) -> dict[str, Signer]:
+    clear_parts(directory)
     for name in ONLINE:
         if present(stem_of(directory, name)) is None:
             promote(stem_of(directory, name))  # A change of keys was interrupted between two renames.

@@ -13,7 +13,20 @@ from fleetcast import durable
 from hub.cli.key_values import read_pairs
 from hub.cli.options import hub_runs, open_store, passphrase
 from hub.signing import key_references
-from hub.signing.key_places import NEXT, ONLINE, PUBLIC, discard_waiting, present, promote, public_of_waiting, root_stems, stem_of, waiting
+from hub.signing.key_places import (
+    NEXT,
+    ONLINE,
+    PUBLIC,
+    clear_parts,
+    discard_orphan,
+    discard_waiting,
+    present,
+    promote,
+    public_of_waiting,
+    root_stems,
+    stem_of,
+    waiting,
+)
 from hub.signing.keys import PEM, create_key, load_signer, public_key, public_pem
 from schemas.bundle import role_name
 from schemas.errors import Code, FleetcastError, Refused
@@ -146,7 +159,8 @@ def _candidates(directory: Path, offer: "Offer", key_files: Sequence[Path]) -> I
 
 
 def promote_named(directory: Path, repository: "Repository") -> list[str]:
-    """Put each key that waits, and that the metadata names now, in the old one's place; return their roles."""
+    """Put each key that waits, and that the metadata names now, in the old one's place; return their roles. Drop what crashes have left."""
+    clear_parts(directory)
     named: dict[str, list[str]] = {role: repository.keyids(role) for role in (*ONLINE, "targets", "root")}
     named["team"] = [keyid for model in repository.models() for keyid in repository.keyids(role_name(model))]
     stems = [*root_stems(directory), *(stem_of(directory, role) for role in (*ONLINE, "targets", "team"))]
@@ -156,6 +170,7 @@ def promote_named(directory: Path, repository: "Repository") -> list[str]:
         if key is not None and key.keyid in named["root" if stem.name.startswith("root-") else stem.name]:
             promote(stem)
             done.append(stem.name)
+        discard_orphan(stem)
     return done
 
 

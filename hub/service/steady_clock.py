@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tuf.api.metadata import Timestamp
 
-from hub.core.publish.believed_time import STEP_SECONDS_HELD, BelievedTime
+from hub.core.publish.believed_time import BelievedTime
 from hub.core.publish.metadata_expiry import life
 from hub.signing.metadata_files import files_of
 from schemas.analytics_messages import Alert
@@ -35,15 +35,28 @@ class SteadyClock:
         with self._lock:
             return self._believed.at(self._wall(), self._elapsed())
 
+    def is_guess(self) -> bool:
+        """Return whether nobody should be told this time: the clock has made no sense since the start, and that is all that is known."""
+        self()
+        return self._believed.is_guess
+
     def alert(self) -> Alert | None:
         """Return what an operator should know of the clock; None while it is believed."""
         at, seconds = self(), self._believed.differs
         if not seconds:
             return None
-        text = (
-            f"the clock of the hub's machine is {abs(seconds) / 86_400:.0f} days {'ahead of' if seconds > 0 else 'behind'} what this hub"
-            f" knows; it goes on by its own count, and follows the clock if it stays so for {STEP_SECONDS_HELD / 60:.0f} minutes"
-        )
+        days = f"{abs(seconds) / 86_400:.0f} days {'ahead of' if seconds > 0 else 'behind'}"
+        minutes = f"{self._believed.held_seconds / 60:.0f} minutes"
+        if self._believed.is_guess:
+            text = (
+                f"the clock of the hub's machine is {days} its newest signature: the hub was off for so long, or the clock is wrong; it"
+                f" goes by that signature, and follows the clock if it stays so for {minutes}; until then no device can enrol or renew"
+            )
+        else:
+            text = (
+                f"the clock of the hub's machine is {days} what this hub knows; it goes on by its own count, and follows the clock if it"
+                f" stays so for {minutes}"
+            )
         return Alert(kind="refused", at=int(at), code=str(Code.CLOCK_STEPPED), text=text)
 
 

@@ -51,6 +51,12 @@ def root_stems(directory: Path) -> list[Path]:
     return [directory / "keys" / name for name in sorted(stems, key=lambda one: (len(one), one))]
 
 
+def clear_parts(directory: Path) -> None:
+    """Remove the parts of key files that a crash has left in a fleet's folder, private keys among them; none that is being written."""
+    for name in ("keys", "online", "tls", "broker/tls"):
+        durable.clear_parts(directory / name)
+
+
 def promote(stem: Path) -> None:
     """Put the key that waits in the old one's place, if one waits; two processes may do so at once."""
     found = waiting(stem)
@@ -65,6 +71,12 @@ def promote(stem: Path) -> None:
             if suffix != found.suffix:
                 stem.with_name(stem.name + suffix).unlink(missing_ok=True)
         durable.rename(found, target)
+        stem.with_name(stem.name + NEXT + PUBLIC).unlink(missing_ok=True)
+
+
+def discard_orphan(stem: Path) -> None:
+    """Drop the public half of a key that waited and has taken its place: the process that put it there was cut off in between."""
+    if waiting(stem) is None:
         stem.with_name(stem.name + NEXT + PUBLIC).unlink(missing_ok=True)
 
 

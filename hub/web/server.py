@@ -82,11 +82,6 @@ class Server:
         """Return the fleet that it serves, with a connection to the database of its own."""
         return self._fleet
 
-    @property
-    def open_connections(self) -> int:
-        """Return how many connections are open."""
-        return self._listener.open_connections if self._listener is not None else 0
-
     def stop(self) -> None:
         """Answer what has begun, and end."""
         if self._thread is None or self._wake is None:

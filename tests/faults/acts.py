@@ -418,9 +418,7 @@ class _Rotation(Act):
         after = self.present()
         for role in self.roles:
             self.claim(not set(after[role]) & set(self.keyids[role]), f"{role} has its old key")
-        left = [
-            path.name for path in self.fleet.rglob("*.next*") if not path.name.startswith(".")
-        ]  # A disk may have refused to drop a part.
+        left = [path.name for path in self.fleet.rglob("*.next*")]  # whole, or parts of them
         self.claim(not left, f"keys wait that nobody names: {left}")
         shown = self.run("fleetcast", "keys", "show", "--check", "--json")
         self.claim(shown.code == 0 and not re.search(r'"(warning|urgent|expired)"', shown.out), f"keys show: {shown.out}{shown.err}")

@@ -15,7 +15,7 @@ import pytest
 from sklearn.datasets import load_diabetes
 
 from tests import brokers
-from tests.e2e.test_path import Plant, until
+from tests.e2e.test_path import BIN, Plant, until
 from tests.faults import shim
 from tests.faults.test_processes import counted, environment
 
@@ -26,7 +26,16 @@ pytestmark = [
 ]
 SOURCE = Path(__file__).with_name("clock.c")
 YEAR = 365.25 * 86_400
+DAY = 86_400
 ROWS = load_diabetes().data.astype(np.float32)
+# The hub as it is, but that it follows a clock which makes no sense at its start after seconds and not after ten minutes.
+PATIENT_PROGRAM = """
+import sys
+from hub.core.publish import believed_time
+believed_time.START_SECONDS_HELD = 20.0
+from hub.__main__ import main
+main()
+"""
 
 Count = Callable[[int, int], None]
 
@@ -200,3 +209,39 @@ def test_a_hub_that_starts_with_a_wrong_clock_goes_on_once_it_is_right(plant: Pl
     serves(plant, "2.0.0")
     window_is_counted(plant, 1_000_000_020)
     count(2, 0)
+
+
+@pytest.mark.parametrize(("days", "signed_again"), [(200, [["renew"]]), (366, [["keys", "rotate", "root"], ["renew"]])])
+def test_a_fleet_that_was_off_for_long_serves_at_once_and_follows_what_people_sign(
+    plant: Plant, clock: WallClock, count: Count, days: int, signed_again: list[list[str]]
+) -> None:
+    with clock.of():
+        plant.start()
+        begun(plant)
+    hub = plant.processes[0]
+    end(plant.nodes["node-a"][0])
+    end(hub)
+    (plant.fleet / "hub.ready").unlink(missing_ok=True)
+
+    clock.set(days * DAY)
+    with clock.of():
+        plant.start_node("node-a")
+        serves(plant, "1.0.0")  # without its hub, and with all that was signed expired
+        plant.run("hub", [sys.executable, "-c", PATIENT_PROGRAM, *map(str, hub.args[1:])])  # type: ignore[index]
+        until("the hub", (plant.fleet / "hub.ready").exists)
+        until("the alert", lambda: '"clock.stepped"' in (plant.directory / "hub.log").read_text())
+        for one in [*signed_again, *published(plant, "2.0.0"), ["rollout", "start", "diabetes@2.0.0", "--force"]]:
+            command = [str(BIN / "fleetcast"), *one, "--dir", str(plant.fleet)]
+            secret = {"FLEETCAST_PASSPHRASE_FILE": str(plant.directory / "secret")}
+            with environment(secret):
+                done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+            assert done.returncode == 0, (one, done.stderr)
+        serves(plant, "2.0.0")
+    window_is_counted(plant, 1_000_000_020)
+    count(1, 0)
+
+
+def published(plant: Plant, version: str) -> list[list[str]]:
+    """Return the command that publishes the first release's model under another number."""
+    words = ["--name", "diabetes", "--version", version, "--reference", str(plant.directory / "reference.npz"), "--window-seconds", "60"]
+    return [["publish", str(plant.directory / "1.0.0.onnx"), *words, "--probation-seconds", "1"]]

@@ -148,3 +148,55 @@ def test_a_new_folder_is_durable_by_the_folders_above_it(tmp_path: Path, monkeyp
     assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
     with pytest.raises(FileNotFoundError):
         durable.make_folder(tmp_path / "gone" / "b")
+
+
+HELD = """
+import os, signal, sys
+from pathlib import Path
+from fleetcast import durable
+path, what = Path(sys.argv[1]), sys.argv[2]
+end = lambda *_: (print("there", flush=True), sys.stdin.read(), os.kill(os.getpid(), signal.SIGKILL))
+if what == "create":
+    os.link = end
+else:
+    Path.replace = end
+getattr(durable, what)(path, b"a secret")
+"""
+
+
+@pytest.mark.parametrize("what", ["create", "write"])
+def test_a_part_of_a_key_is_cleared_once_its_writer_is_dead(tmp_path: Path, what: str) -> None:
+    (tmp_path / ".mine.pem").write_text("a hidden file of somebody's")
+    writer = subprocess.Popen(
+        [sys.executable, "-c", HELD, tmp_path / "targets.next.pem", what], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == "there\n"
+    durable.clear_parts(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2  # it is being written
+
+    writer.communicate()
+    assert len(list(tmp_path.iterdir())) == 2
+    durable.clear_parts(tmp_path)
+
+    assert [path.name for path in tmp_path.iterdir()] == [".mine.pem"]
+
+
+def test_files_that_are_written_while_parts_are_cleared_are_all_there(tmp_path: Path) -> None:
+    done = threading.Event()
+
+    def clear() -> None:
+        while not done.is_set():
+            durable.clear_parts(tmp_path)
+
+    clearing = threading.Thread(target=clear)
+    clearing.start()
+    try:
+        for number in range(100):
+            durable.create(tmp_path / f"{number}.pem", b"a")
+            durable.write(tmp_path / "same.pub", b"b")
+    finally:
+        done.set()
+        clearing.join()
+
+    assert len(list(tmp_path.iterdir())) == 101

@@ -37,6 +37,7 @@ def _guided(module: str, name: str, seconds: int, folder: Path) -> None:
 
     with atheris.instrument_imports(include=OURS):
         target = _target(module, name)
+        target.prepare()
 
     def mutator(data: bytes, max_size: int, seed: int) -> bytes:
         otherwise = lambda given: atheris.Mutate(given, max_size)  # noqa: E731
@@ -60,7 +61,9 @@ def _guided(module: str, name: str, seconds: int, folder: Path) -> None:
 
 
 def _at_random(module: str, name: str, seconds: int, folder: Path) -> int:
-    target, chance, done, until = _target(module, name), Random(0), 0, time.monotonic() + seconds
+    target, chance, done = _target(module, name), Random(0), 0
+    target.prepare()
+    until = time.monotonic() + seconds
     known = [path.read_bytes() for path in sorted(folder.iterdir())] or [b""]
     signal.signal(signal.SIGVTALRM, _too_slow)
     while time.monotonic() < until:

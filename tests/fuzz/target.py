@@ -16,6 +16,10 @@ RSS_MIB_MAX = 2048  # Of the whole process, coverage and libraries included.
 BYTES_MAX = 256 * 1024  # Of an input: larger ones are refused by their length, which tests elsewhere show.
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """One decoder. `run` returns, or raises one of `refusals`; anything else that it raises is a fault."""
@@ -26,6 +30,12 @@ class Target:
     form: Form = Raw()  # noqa: RUF009  # it has no state
     refusals: tuple[type[Exception], ...] = (Refused,)
     bytes_max: int = BYTES_MAX
+    prepare: Callable[[], object] = _nothing  # What `run` needs and no input is charged for, made before the first one.
+
+    @property
+    def is_prepared(self) -> bool:
+        """Return whether it needs more than its code."""
+        return self.prepare is not _nothing
 
     def __call__(self, data: bytes) -> None:
         """Decode one input as the product does."""

@@ -23,6 +23,16 @@ class BelievedTime:
         self._is_start = True
         self.differs = 0.0  # Seconds by which the wall clock is ahead of what is believed; 0 while it is believed.
 
+    @property
+    def is_guess(self) -> bool:
+        """Return whether the time is only that of the newest signature, because the clock has made no sense since the start."""
+        return self._is_start and self.differs != 0.0
+
+    @property
+    def held_seconds(self) -> float:
+        """Return how long a step is held before it is followed."""
+        return START_SECONDS_HELD if self._is_start else STEP_SECONDS_HELD
+
     def at(self, wall: float, elapsed: float) -> float:
         """Return the time. `elapsed` is of a clock that only rises, also while the machine sleeps."""
         if self._anchor is None:
@@ -33,7 +43,7 @@ class BelievedTime:
             return self._follow(wall, elapsed)
         if self._since is None:
             self._since = elapsed
-        if elapsed - self._since >= (START_SECONDS_HELD if self._is_start else STEP_SECONDS_HELD):
+        if elapsed - self._since >= self.held_seconds:
             return self._follow(wall, elapsed)
         self.differs = wall - expected
         return expected

@@ -54,7 +54,8 @@ def class_of(
     failing = failure_of(node, deployment, model=model, failed_from=failed_from, tries_from=since)
     failure = failing.failure if failing is not None else None
     findings = refusals.findings_of(node.state, node.refused)
-    clock, disk = refusals.of_clock(findings), next((one.code for one in findings if one.code in DEVICES_OWN), "")
+    own = [one.code for one in findings if one.code in DEVICES_OWN and one.model in {None, model}]
+    clock, disk = refusals.of_clock(findings), own[0] if own else ""
     slot = next((one for one in node.state.slots if one.model == model), None)
     name = class_name(
         deployment,
@@ -97,7 +98,13 @@ def _to_move(deployment: Deployment, node: Node, slot: Slot | None, clock: Findi
         sentence, wait = _later(deployment)
         return NodeClass("waiting", sentence, waits_for=wait)
     found = _under_way(slot, deployment.release.digest)
-    return NodeClass("moving", f"is held up by its own disk: {disk}", disk) if disk and not found.code else found
+    return _held_up(disk) if disk and not found.code else found
+
+
+def _held_up(code: str) -> NodeClass:
+    if code == Code.TRUST_EXPIRED:
+        return NodeClass("moving", f"takes what is signed for expired, so its clock may be ahead: {code}", code)
+    return NodeClass("moving", f"is held up by its own disk: {code}", code)
 
 
 def _from_nothing(deployment: Deployment, slot: Slot | None) -> NodeClass:
@@ -129,7 +136,7 @@ def _waits(slot: Slot | None, digest: bytes) -> bool:
 
 def _under_way(slot: Slot | None, digest: bytes) -> NodeClass:
     is_devices_own = slot is not None and digest in {slot.target, slot.serving} and slot.code in DEVICES_OWN
-    return NodeClass("moving", f"is held up by its own disk: {slot.code}", slot.code) if slot and is_devices_own else _step(slot, digest)
+    return _held_up(slot.code) if slot is not None and is_devices_own else _step(slot, digest)
 
 
 def _step(slot: Slot | None, digest: bytes) -> NodeClass:

@@ -13,8 +13,8 @@ from schemas.state import Finding, State
 
 SITE = "site"
 TRUST = "trust"
-# An older or expired bundle at the broker is refused, and the node has followed a newer one: that keeps it from no release.
-_HARMLESS = frozenset({Code.TRUST_ROLLBACK, Code.TRUST_EXPIRED, Code.CLOCK_UNKNOWN})  # For the clock a node waits.
+# An older bundle at the broker is refused, and the node has followed a newer one: that keeps it from no release. It waits for the clock.
+_HARMLESS = frozenset({Code.TRUST_ROLLBACK, Code.CLOCK_UNKNOWN})
 DOCUMENTS = {
     TRUST: "the trust bundle",
     "settings": "its settings",
@@ -54,9 +54,9 @@ def findings_of(state: State, refused: Mapping[str, Reported]) -> tuple[Finding,
 
 
 def standing_against(findings: tuple[Finding, ...], *, model: str, version: str) -> Iterator[Finding]:
-    """Yield the findings that keep a node from a release."""
+    """Yield the findings that keep a node from a release; that a document has expired for it is no fault of one: see tally.DEVICES_OWN."""
     for one in findings:
-        if one.kind == SITE or (one.kind == TRUST and one.code in _HARMLESS):
+        if one.kind == SITE or one.code == Code.TRUST_EXPIRED or (one.kind == TRUST and one.code in _HARMLESS):
             continue
         if one.kind == TRUST or (one.model == model and one.version in {None, version}):
             yield one

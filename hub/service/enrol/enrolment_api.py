@@ -44,7 +44,10 @@ class Office:
         certificate_days: float,
         way_back_days: float,
         wall: Callable[[], float],
+        is_guess: Callable[[], bool] = lambda: False,
     ) -> None:
+        """Begin. `is_guess`: whether the wall's time is one that no device should be given, and that no certificate should begin at."""
+        self._is_guess = is_guess
         self._authority, self._enrolments, self._repository, self._wall = authority, enrolments, repository, wall
         self._broker_url, self._certificate_days, self._way_back_days = broker_url, certificate_days, way_back_days
         self._trust: tuple[int, bytes] | None = None  # encoded at which generation of the repository
@@ -54,7 +57,12 @@ class Office:
         return AuthorityCertificate(certificate=self._authority.root, root=sha256(self._repository.root()))
 
     def time(self, hello: Hello) -> SignedStatement:
-        """Sign the time, for this nonce."""
+        """Sign the time, for this nonce.
+
+        Raises:
+            Unreachable: the hub does not know it yet.
+        """
+        self._check_clock()
         body = codec.encode(Statement(fleet=self._authority.fleet, nonce=hello.nonce, at=int(self._wall())))
         return SignedStatement(body=body, signature=self._authority.sign(body), issuer=self._authority.issuer)
 
@@ -63,8 +71,9 @@ class Office:
 
         Raises:
             Refused: the token or the request is not good.
-            Unreachable: the database does not answer.
+            Unreachable: the database does not answer, or the hub does not know the time yet.
         """
+        self._check_clock()
         key, digest = requested_key(request.request), sha256(request.secret)
         while True:
             token = self._enrolments.token(digest)
@@ -83,8 +92,9 @@ class Office:
 
         Raises:
             Refused: no such node, another's signature, revoked, or away for too long.
-            Unreachable: the database does not answer, or another renewal of the node was faster.
+            Unreachable: the database does not answer, another renewal of the node was faster, or the hub does not know the time yet.
         """
+        self._check_clock()
         renewal = codec.decode(Renewal, sealed.body)
         if not self._authority.signed(renewal.statement, renewal.statement_signature):
             raise Refused(Code.ENROLMENT_REQUEST, "a renewal with a statement of time that this hub has not signed")
@@ -104,6 +114,13 @@ class Office:
             raise Unreachable(f"node {renewal.node!r} was renewed or revoked in this moment: ask again")
         log.info("enrolment.renewed", node=renewal.node, serial=issued.serial, new_key=granted.key != row.standing.public_key)
         return self._enrolled(row.place, issued.certificate)
+
+    def _check_clock(self) -> None:
+        """Have devices ask again while the hub can only guess the time: they would take it for theirs, and get expired certificates."""
+        if self._is_guess():
+            raise Unreachable(
+                "the clock of the hub's machine makes no sense yet: see the alert clock.stepped, and ask again in ten minutes"
+            )
 
     def _issue(self, node: str, key: bytes) -> CertificateRow:
         made = self._authority.node(node, key, now=datetime.fromtimestamp(self._wall(), UTC), days=self._certificate_days)

@@ -22,6 +22,7 @@ from hub.database.store import Store
 from hub.service.alerts.event_log import Notes
 from hub.service.enrol.enrolment_api import Office
 from hub.service.enrol.https_endpoint import Endpoint
+from hub.service.steady_clock import SteadyClock
 from hub.settings import HubSettings
 from hub.signing.certificate_authority import Authority, Issued, load_certificate
 from hub.signing.certificate_issuer import write_list
@@ -63,6 +64,7 @@ class Enrolling:
         self._looked_at = float("-inf")
         self._warned: dict[str, str] = {}
         self._authority, self._listed = authority, False
+        self._was_guess = self._is_guess()
         self._endpoint: Endpoint | None = None
         if authority is not None and settings.enrolment_listen:
             office = Office(
@@ -73,6 +75,7 @@ class Enrolling:
                 certificate_days=settings.certificate_days,
                 way_back_days=settings.way_back_days,
                 wall=wall,
+                is_guess=self._is_guess,
             )
             certificate, key = directory / "tls" / "enrolment.crt", directory / "tls" / "enrolment.key"
             self._endpoint = Endpoint(office, listen=settings.enrolment_listen, certificate=certificate, key=key, monotonic=monotonic)
@@ -103,6 +106,8 @@ class Enrolling:
     def tick(self) -> None:
         """Take in what operators changed, report what was refused, renew what ages."""
         self.follow()
+        if self._was_guess and not self._is_guess():
+            self._was_guess, self._looked_at = False, float("-inf")  # What was issued by a guess may have expired.
         if self._authority is not None and not self._listed:
             self._listed = True  # tried once a change, whatever comes of it
             # A device that took another's place has put out the one before: the broker's list is to know.
@@ -117,6 +122,9 @@ class Enrolling:
             self._on_disk(lambda authority: self._renew_own(always=False))
             self._warn_of_expiry()
             self._enrolments.prune()
+
+    def _is_guess(self) -> bool:
+        return isinstance(self._wall, SteadyClock) and self._wall.is_guess()
 
     def _on_disk(self, do: Callable[[Authority], object]) -> None:
         """Do what the disk or a folder may refuse (one that belongs to the broker's user): it must not cost the hub its turn."""

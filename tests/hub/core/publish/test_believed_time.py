@@ -72,3 +72,17 @@ def test_a_hub_that_was_off_for_months_follows_its_clock_at_once() -> None:
 
 def test_a_hub_that_has_signed_nothing_follows_its_clock() -> None:
     assert BelievedTime(None).at(5.0, 0) == 5.0
+
+
+def test_only_a_clock_that_made_no_sense_since_the_start_leaves_a_guess() -> None:
+    time = BelievedTime(NOW)
+    time.at(NOW + 2 * YEAR, 0)
+    assert time.is_guess
+    assert time.held_seconds == START_SECONDS_HELD
+
+    time.at(NOW + 2 * YEAR + START_SECONDS_HELD, START_SECONDS_HELD)
+    assert not time.is_guess
+    time.at(NOW, START_SECONDS_HELD + 1)
+    assert time.differs  # A step of a clock that was believed.
+    assert not time.is_guess
+    assert time.held_seconds == STEP_SECONDS_HELD

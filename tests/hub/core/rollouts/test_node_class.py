@@ -59,6 +59,16 @@ def test_a_node_whose_disk_takes_nothing_is_held_up_by_it_before_it_has_begun() 
     assert found(one) == ("moving", Code.DISK_FULL)
 
 
+@pytest.mark.parametrize(("kind", "about"), [("trust", None), ("rollout", "m"), ("model", "m")])
+def test_a_node_whose_clock_makes_documents_expire_has_not_failed_and_says_so(kind: str, about: str | None) -> None:
+    one = node()
+    finding = Finding(kind=kind, model=about, code=str(Code.TRUST_EXPIRED), reason="they expired")
+    one = replace(one, state=one.state.model_copy(update={"findings": (finding,)}))
+
+    assert found(one) == ("moving", Code.TRUST_EXPIRED)
+    assert report(one, DEPLOYMENT, model="m", listened=Listened(0.0)).failed_at is None
+
+
 def test_a_failure_counts_until_it_was_seen_or_the_release_is_served_after_all() -> None:
     failure = Failure("refused", Code.MODEL_GOLDEN, received_at=5)
     assert found(node(failure=failure)) == ("refused", Code.MODEL_GOLDEN)

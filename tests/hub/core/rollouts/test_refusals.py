@@ -61,7 +61,10 @@ def test_a_node_that_reports_its_findings_is_taken_at_its_word() -> None:
     [
         (Finding(kind="trust", code="schema.unsupported"), True),
         (Finding(kind="trust", code="trust.rollback"), False),
+        (Finding(kind="trust", code="trust.expired"), False),
         (Finding(kind="rollout", model="delay", code="schema.malformed"), True),
+        (Finding(kind="rollout", model="delay", code="trust.expired"), False),
+        (Finding(kind="model", model="delay", code="trust.expired"), False),
         (Finding(kind="rollout", model="other", code="schema.malformed"), False),
         (Finding(kind="release", model="delay", version="1.1.0", code="schema.malformed"), True),
         (Finding(kind="release", model="delay", version="1.0.0", code="schema.malformed"), False),
