@@ -60,7 +60,7 @@ test-conformance: $(STAMP)  ## tuf-conformance's own suite against a node's clie
 
 EVERY ?=
 .PHONY: test-faults
-test-faults: packages $(STAMP)  ## break disks, clocks and roads under node and hub; EVERY=1: at each change; writes bench/results.json; 15 minutes
+test-faults: packages $(STAMP)  ## break disks, clocks and roads under node and hub; EVERY=1: at each change; writes bench/results.json; an hour
 	FAULTS_EVERY=$(EVERY) $(BIN)/python -m tests.faults --write
 
 test-fresh: $(STAMP)  ## `make demo` and `make test` in a bare Debian 12 made by debootstrap; needs root; writes bench/results.json; 20 minutes
