@@ -59,7 +59,7 @@ def models(ctx: click.Context, directory: Path, as_json: bool) -> None:
 @click.option(
     "--targets-key",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The fleet's targets key. The default is that in the fleet's folder; with --hub it must be given.",
+    help="Sign with this targets key. The default is that in the fleet's folder; with --hub it must be given.",
 )
 @yes_option
 @changes_fleet

@@ -35,6 +35,7 @@ from schemas.names import sha256
 from tests import warm
 from tests.databases import needs_postgresql, postgresql_url
 from tests.hub.earlier_databases import as_before_versions
+from tests.waiting import until
 
 pytestmark = needs_postgresql
 RELEASE = sha256(b"release")
@@ -119,6 +120,12 @@ def test_receipts_of_one_node_from_two_writers_are_kept_once(url: str) -> None:
     assert [row.sequence for row in store.serving(["r1"])] == [30]
 
 
+def _apply_locks(url: str) -> int:
+    count = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = :low")
+    with Database(url).read() as db:
+        return int(db.execute(count, {"low": APPLY_LOCK & 0xFFFF_FFFF}).scalar_one())
+
+
 def test_of_two_machines_one_applies_a_blueprint_and_names_itself(url: str, tmp_path: Path) -> None:
     def opened(name: str) -> OpenedFleet:
         (tmp_path / name).mkdir()
@@ -136,6 +143,7 @@ def test_of_two_machines_one_applies_a_blueprint_and_names_itself(url: str, tmp_
                 text("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = :low"),
                 {"low": APPLY_LOCK & 0xFFFF_FFFF},
             )
+        until("the end of jane's connection", lambda: not _apply_locks(url))
         with alone(bob, what="second.yaml"):
             pass
         with pytest.raises(Unreachable, match="another apply may run"):
