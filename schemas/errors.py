@@ -133,9 +133,9 @@ class Code(StrEnum):
     SHARD_OVERLAP = "shard.overlap"
     LEADER_CLOCK = "leader.clock"
     CLOCK_STEPPED = "clock.stepped"
+    NODE_ENROLLED = "node.enrolled"
     NODE_FORGOTTEN = "node.forgotten"
     NODE_UNKNOWN = "node.unknown"
-    NODE_ENROLLED = "node.enrolled"
 
 
 class FleetcastError(Exception):
