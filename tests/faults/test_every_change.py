@@ -106,6 +106,7 @@ def test_a_fault_at_any_change_of_a_file_loses_nothing(victim: str, how: str, co
 FOUND = [
     ("hub", "lost", 0, 0),  # a new folder of signed documents had no durable name
     ("hub", "readonly", 42, 2),
+    ("hub", "readonly", 99, 0),  # a fault of the simulated broker: it ended the new connection of a client in place of the old one
     ("hub", "readonly", 876, 0),  # what was signed could not be read from a disk that took no write
     ("n0", "full", 1426, 5),  # an older message that waited for room took the place of a newer one
     ("n0", "readonly", 291, 5),

@@ -92,7 +92,9 @@ class Broker:
         self.counts[client.client_id, "connect"] += 1
         session = self.sessions.get(client.client_id)
         if session is not None and session.connection is not None:
-            self._lost(session, UNSPECIFIED if self.is_sparing else TAKEN_OVER, will=clean)
+            # Of a client that has dropped its connection itself nothing is left that could hear of the end.
+            heard = session.connection is not client
+            self._lost(session, (UNSPECIFIED if self.is_sparing else TAKEN_OVER) if heard else None, will=clean)
         present = session is not None and not clean
         if session is None or clean:
             session = self.sessions[client.client_id] = Session(client.client_id, 0.0)
