@@ -174,7 +174,7 @@ def test_a_stage_is_watched_approved_and_halted(look: Callable[..., Any], at: Pl
 
     page.click("text=Halt…")
     page.click("dialog >> text=Leave it running")
-    assert page.locator("dialog").count() == 0
+    page.wait_for_selector("dialog", state="detached", timeout=5000)
     page.click("text=Halt…")
     page.click("dialog button.stop")
     so(page, "document.querySelector('h1').textContent.includes('is halted')")
