@@ -11,6 +11,7 @@ from schemas.errors import Code, Refused
 NAME_PATTERN = r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$"
 VERSION_PATTERN = r"^(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})(-[0-9a-z.-]{1,32})?$"
 FILE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,127}){0,3}$"
+LABEL_PATTERN = r"[A-Za-z0-9._-]{1,63}"  # Of a key or a value, also within a selector.
 RESERVED_NODES = frozenset({"hub", "analytics", "relay"})  # User names to which the broker's access list gives other rights.
 
 # Lower case only, so that no file system folds two of them into one. No slash, plus or hash, so that a name is one topic level.
@@ -20,7 +21,7 @@ FleetName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Cohort = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Version = Annotated[str, StringConstraints(pattern=VERSION_PATTERN)]
 FilePath = Annotated[str, StringConstraints(pattern=FILE_PATTERN)]  # Relative, without "..", hidden file, drive or NUL.
-Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,63}$")]
+Label = Annotated[str, StringConstraints(pattern=rf"^{LABEL_PATTERN}$")]
 
 
 Digest = Annotated[bytes, Field(min_length=32, max_length=32)]  # SHA-256.

@@ -13,16 +13,15 @@ from pydantic import AfterValidator, Field
 
 from schemas import limits
 from schemas.errors import Code, Refused
-from schemas.names import Label
+from schemas.names import LABEL_PATTERN, Label
 
 NODE_KEY: Final = "node"  # The device's own name, which no label can change.
 ARCH_KEY: Final = "arch"  # The device's processor, as its profile reports it.
 RESERVED_KEYS: Final = (NODE_KEY, ARCH_KEY)
 EXAMPLES: Final = "such as site=jfk, tier!=lab, arch in (aarch64,x86_64), gpu or !gpu, joined by commas"
-_LABEL = r"[A-Za-z0-9._-]{1,63}"
 _TERM: Final = re.compile(
-    rf"\s*(?:(?P<absent>!\s*{_LABEL})"
-    rf"|(?P<key>{_LABEL})(?:\s*(?P<equal>==?|!=)\s*(?P<value>{_LABEL})|\s+(?P<set>in|notin)\s*\((?P<values>[^()]*)\))?)\s*"
+    rf"\s*(?:(?P<absent>!\s*{LABEL_PATTERN})"
+    rf"|(?P<key>{LABEL_PATTERN})(?:\s*(?P<equal>==?|!=)\s*(?P<value>{LABEL_PATTERN})|\s+(?P<set>in|notin)\s*\((?P<values>[^()]*)\))?)\s*"
 )
 
 Operator = Literal["in", "notin", "exists", "absent"]
@@ -133,7 +132,7 @@ def _requirement(term: re.Match[str]) -> Requirement:
     if not term["set"]:
         return Requirement(key, "exists")
     values = [value.strip() for value in term["values"].split(",")]
-    wrong = [value for value in values if not re.fullmatch(_LABEL, value)]
+    wrong = [value for value in values if not re.fullmatch(LABEL_PATTERN, value)]
     if wrong:
         raise _invalid(f"{wrong[0][:80]!r} is no value: 1 to 63 of letters, digits, '.', '_' and '-'")
     if len(values) > limits.SELECTOR_VALUES_MAX:

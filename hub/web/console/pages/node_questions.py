@@ -23,12 +23,11 @@ from hub.web.console.sentence import bold, code, named, nodes_where, path, said
 from schemas.deployments import DEFAULT, NAME_CHARACTERS_MAX, PRIORITY_MAX
 from schemas.errors import Code, Refused
 from schemas.limits import SELECTOR_CHARACTERS_MAX, SELECTOR_VALUES_MAX
-from schemas.names import check_name, sha256
+from schemas.names import LABEL_PATTERN, check_name, sha256
 from schemas.selectors import NODE_KEY, Requirement, parse, text_of
 
 HOLD_PRIORITY: Final = 100
 LABEL_CHARACTERS_MAX: Final = 200
-LABEL: Final = r"[A-Za-z0-9._-]{1,63}"  # As schemas.names.Label.
 
 
 def ask_hold(view: View) -> Asking:
@@ -160,8 +159,10 @@ def _matched(view: View, where: str) -> Sequence[str]:
 
 def _serials(view: View, names: Sequence[str]) -> Mapping[str, int]:
     """Return the serials of what the hub sets of each node: what somebody sets meanwhile raises them."""
-    found = {name: document_of(view.fleet.repository, name) for name in names}
-    return {name: one.serial if one is not None else 0 for name, one in found.items()}
+    repository = view.fleet.repository
+    have = repository.nodes_with_settings()  # Listed once: of ten thousand nodes few have any.
+    found = {name: document_of(repository, name) for name in names if name in have}
+    return {name: one.serial if (one := found.get(name)) is not None else 0 for name in names}
 
 
 def _figure(view: View, names: Sequence[str], serials: Mapping[str, int]) -> str:
@@ -214,7 +215,7 @@ def _check_label(key: str, value: str) -> None:
         Refused: REQUEST_INVALID, in the words of somebody who writes one.
     """
     for side, text in (("key", key), ("value", value)):
-        if not re.fullmatch(LABEL, text):
+        if not re.fullmatch(LABEL_PATTERN, text):
             held = f", not {text[:80]!r}" if text else ""
             reason = f"the {side} of a label has 1 to 63 letters, digits, dots, hyphens and underscores{held}"
             raise Refused(Code.REQUEST_INVALID, reason)
