@@ -50,7 +50,7 @@ def router(route_class: type[APIRoute]) -> APIRouter:
     @api.get("/operations/{operation}", response_model=documents.OperationShown, tags=["operations"])
     def operation(request: Request, fleet: Fleet, operation: Annotated[int, Path(ge=1, lt=2**62)]) -> Any:
         """Show what became of something that the hub was asked to do."""
-        return _operation(_row(fleet, operation), words_of(request))
+        return _operation(row_of(fleet, operation), words_of(request))
 
     return api
 
@@ -68,7 +68,7 @@ async def do(request: Request, fleet: OpenedFleet, wait: float, work: Work) -> A
 
     number, besides = await run_in_threadpool(queue)
     until = time.monotonic() + wait
-    while (row := await run_in_threadpool(_row, fleet, number)).state == "open" and time.monotonic() < until:
+    while (row := await run_in_threadpool(row_of, fleet, number)).state == "open" and time.monotonic() < until:
         await asyncio.sleep(LOOK_SECONDS)
     where = f"/api/v1/operations/{number}"
     if row.state == "refused":
@@ -81,7 +81,12 @@ async def do(request: Request, fleet: OpenedFleet, wait: float, work: Work) -> A
     )
 
 
-def _row(fleet: OpenedFleet, number: int) -> CommandRow | NodeCommand:
+def row_of(fleet: OpenedFleet, number: int) -> CommandRow | NodeCommand:
+    """Return a command that was queued, in its newest state.
+
+    Raises:
+        Refused: there is none.
+    """
     found = fleet.store.command(number)
     if found is not None and found.kind == KIND:
         found_of_nodes = NodeCommands(fleet.store.database).get(number)

@@ -139,13 +139,20 @@ def _check_query(request: Request, known: frozenset[str]) -> None:
         raise Refused(Code.REQUEST_INVALID, what)
 
 
+async def _view(own: Console, request: Request, asked: Page | Question, *, looks: bool = True) -> View | Response:
+    """Return what somebody who is signed in sees by; or the page that says that they may not."""
+    session = await own.session(request, looks=looks)
+    if not may(session.role, asked.right):
+        return await _wrong(own, request, no_right(asked.doing, asked.right, session), session)
+    _check_query(request, asked.query)
+    return View.of(request, own.door.of_request(session.actor), own.shared, session, int(time.time()))
+
+
 def _page(own: Console, page: Page) -> Handler:
     async def handle(request: Request) -> Response:
-        session = await own.session(request, looks=LOADED_ANEW not in request.headers)
-        if not may(session.role, page.right):
-            return await _wrong(own, request, no_right(page.doing, page.right, session), session)
-        _check_query(request, page.query)
-        view = View.of(request, own.door.of_request(session.actor), own.shared, session, int(time.time()))
+        view = await _view(own, request, page, looks=LOADED_ANEW not in request.headers)
+        if isinstance(view, Response):
+            return view
 
         def made() -> tuple[str, int]:
             last_event = own.live.last_event(view.fleet)  # Before what is read, so that what comes between is sent.
@@ -164,11 +171,9 @@ def _table(own: Console, page: Page) -> Handler:
     """Return the handler of what a page shows, all of it, as a table that is sent while it is read."""
 
     async def handle(request: Request) -> Response:
-        session = await own.session(request)
-        if not may(session.role, page.right):
-            return await _wrong(own, request, no_right(page.doing, page.right, session), session)
-        _check_query(request, page.query)
-        view = View.of(request, own.door.of_request(session.actor), own.shared, session, int(time.time()))
+        view = await _view(own, request, page)
+        if isinstance(view, Response):
+            return view
         assert page.table is not None  # noqa: S101  # else there is no such route
         table = await run_in_threadpool(page.table, view)
         return StreamingResponse(table.lines(), headers={**rendering.HEADERS, **table.headers})
@@ -178,11 +183,9 @@ def _table(own: Console, page: Page) -> Handler:
 
 def _asked(own: Console, question: Question) -> Handler:
     async def handle(request: Request) -> Response:
-        session = await own.session(request)
-        if not may(session.role, question.right):
-            return await _wrong(own, request, no_right(question.doing, question.right, session), session)
-        _check_query(request, question.query)
-        view = View.of(request, own.door.of_request(session.actor), own.shared, session, int(time.time()))
+        view = await _view(own, request, question)
+        if isinstance(view, Response):
+            return view
         return await _question(own, request, view, await run_in_threadpool(_ask, question, view))
 
     return handle
