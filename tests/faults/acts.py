@@ -7,18 +7,16 @@ disk that is whole, and has to succeed. After each strike must hold what matters
 the hub knows it by, a hub can sign with what is on its disk, and what it signs is believed by a node that followed and by a new one.
 """
 
-import argparse
 import json
 import os
 import re
 import shutil
 import signal
 import socket
-import sys
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -27,11 +25,12 @@ from typing import Any, ClassVar
 
 from cryptography import x509
 
+from tests.faults.apart import main, run_apart
 from tests.faults.forked import ERRORS, HUNG, PASSPHRASE, Broken, Ended, Fault, How, Office, Program, command, copy
 from tests.simulation.whole_fleet.template import scratch as in_memory
 
 STRIKES_MAX = 4
-REPEATS_MAX = 12  # of a device, while the hub's disk fails: more than the changes that fail
+REPEATS_MAX = 12  # A device repeats its command while the hub's disk fails: more often than changes fail.
 NODE, FLEET = "gate-17", "plant"
 ONLINE = ("rollouts", "snapshot", "timestamp")
 TOP = ("root", "targets", "snapshot", "timestamp", "rollouts", "team")
@@ -227,7 +226,7 @@ class _Enrolling(Act):
         return rows
 
     def between(self) -> None:
-        """Whoever acts as the node with what is on its disk is known to the hub by what is on the hub's."""
+        """Check that a node that acts by what is on its disk is known to the hub by what is on the hub's."""
         from node.agent.enrol import enrolment_flow
         from schemas.errors import Refused
 
@@ -504,31 +503,8 @@ def run(case: Case) -> Found:
     return found
 
 
-def run_apart(case: Case, *, seconds: int = 240) -> Found:
-    """Run one case in a fork."""
-    source, sink = os.pipe()
-    child = os.fork()
-    if child == 0:
-        signal.alarm(seconds)
-        with os.fdopen(sink, "w") as file:
-            try:
-                file.write(json.dumps(asdict(run(case))))
-            except BaseException:
-                file.write(json.dumps(asdict(Found(case, broken=[traceback.format_exc()]))))
-        os._exit(0)
-    os.close(sink)
-    with os.fdopen(source) as file:
-        text = file.read()
-    _, status = os.waitpid(child, 0)
-    if not text:
-        return Found(case, broken=[f"its process ended with status {status}"])
-    return Found(case, **{name: value for name, value in json.loads(text).items() if name != "case"})
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("cases", nargs="*", help="cases as JSON; from standard input, one a line, where there is none")
-    arguments = parser.parse_args()
+def ready() -> None:
+    """Load what every case needs, so that no fork has to, and make its fleet."""
     import logging
 
     import structlog
@@ -537,15 +513,16 @@ def main() -> int:
     import hub.cli.key_rotation
     import hub.service.enrol.enrolment_service  # noqa: F401
     import node.agent.enrol.enrolment_flow
-    import node.cli.commands  # noqa: F401  # so that no fork has to
+    import node.cli.commands  # noqa: F401
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     template()
-    for line in arguments.cases or sys.stdin:
-        if line.strip():
-            print(json.dumps(asdict(run_apart(Case(**json.loads(line))))), flush=True)
-    return 0
+
+
+def outcome(case: dict[str, Any]) -> dict[str, Any]:
+    """Return what came of a case that ran in a fork."""
+    return run_apart(Case(**case), run, Found, seconds=240)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(__doc__, ready, outcome))

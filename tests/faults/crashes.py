@@ -6,17 +6,13 @@ again, has to serve at once what it served, and is cut off again so many changes
 what holds of every fleet at rest (tests/simulation), and what `Audit` adds up outside of the node.
 """
 
-import argparse
 import contextlib
 import errno
-import json
-import os
 import shutil
 import signal
-import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -31,6 +27,7 @@ from schemas import codec
 from schemas.errors import Code, FleetcastError, Refused
 from schemas.manifest import Manifest
 from schemas.window import Window
+from tests.faults.apart import main, run_apart
 from tests.faults.disk import NAMES, Disk, changes
 from tests.faults.shim import CUT, FAIL, Shim
 from tests.simulation.whole_fleet import fleet as fleet_module
@@ -340,40 +337,18 @@ def run(case: Case) -> Found:
     return found
 
 
-def run_apart(case: Case, *, seconds: int = 120) -> Found:
-    """Run one case in a fork: it begins as every other does, and leaves nothing behind."""
-    source, sink = os.pipe()
-    child = os.fork()
-    if child == 0:
-        signal.alarm(seconds)
-        with runs.quiet(), os.fdopen(sink, "w") as file:
-            try:
-                file.write(json.dumps(asdict(run(case))))
-            except BaseException:
-                file.write(json.dumps(asdict(Found(case, broken=[traceback.format_exc()]))))
-        os._exit(0)
-    os.close(sink)
-    with os.fdopen(source) as file:
-        text = file.read()
-    _, status = os.waitpid(child, 0)
-    if not text:
-        return Found(case, broken=[f"its process ended with status {status}"])
-    return Found(case, **{name: value for name, value in json.loads(text).items() if name != "case"})
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("cases", nargs="*", help="cases as JSON; from standard input, one a line, where there is none")
-    arguments = parser.parse_args()
+def ready() -> None:
+    """Make what every case begins with."""
     runs._ready()
     from tests.simulation.whole_fleet import traffic
 
     traffic.watched()
-    for line in arguments.cases or sys.stdin:
-        if line.strip():
-            print(json.dumps(asdict(run_apart(Case(**json.loads(line))))), flush=True)
-    return 0
+
+
+def outcome(case: dict[str, Any]) -> dict[str, Any]:
+    """Return what came of a case that ran in a fork."""
+    return run_apart(Case(**case), run, Found, seconds=120, quietly=runs.quiet)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(__doc__, ready, outcome))

@@ -3,16 +3,13 @@
 python -m tests.faults.damage CASES      # as tests/faults/crashes.py: cases as JSON, one a line
 """
 
-import argparse
-import json
-import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 from tests.faults import crashes
-from tests.faults.crashes import SCENARIOS, SERVES_SECONDS, Case, FaultFleet, run_apart
-from tests.simulation.whole_fleet import runs, traffic
+from tests.faults.apart import main
+from tests.faults.crashes import SCENARIOS, SERVES_SECONDS, Case, FaultFleet
 from tests.simulation.whole_fleet.machines import NodeMachine
 from tests.simulation.whole_fleet.operations import Plan, operation
 
@@ -86,18 +83,11 @@ def files_of(folder: Path) -> list[Path]:
     return [path for path in wanted if path not in blocks[BLOCKS_MAX:]]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("cases", nargs="*", help="cases as JSON; from standard input, one a line, where there is none")
-    arguments = parser.parse_args()
-    runs._ready()
-    traffic.watched()
+def ready() -> None:
+    """Make what every case begins with, on machines whose files are damaged."""
+    crashes.ready()
     crashes.FaultFleet = DamagedFleet  # type: ignore[misc]
-    for line in arguments.cases or sys.stdin:
-        if line.strip():
-            print(json.dumps(asdict(run_apart(Case(**json.loads(line))))), flush=True)
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(__doc__, ready, crashes.outcome))

@@ -21,8 +21,8 @@ from tests.faults.shim import FAIL, KILL, Shim
 How = Literal["none", "kill", "lost", "torn", "full", "io", "readonly"]
 Program = Literal["fleetcast", "fleetcast-node"]
 ERRORS: dict[str, int] = {"full": errno.ENOSPC, "io": errno.EIO, "readonly": errno.EROFS}
-PASSPHRASE = "test"  # of fleets that live for a second
-SECONDS_MAX = 60  # of one command
+PASSPHRASE = "test"  # These fleets live for a second.
+SECONDS_MAX = 60  # A command may take so long.
 HUNG = -signal.SIGALRM
 
 

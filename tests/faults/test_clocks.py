@@ -73,11 +73,7 @@ def plant(tmp_path: Path) -> Iterator[Plant]:
         try:
             yield made
         finally:
-            for process in made.processes:
-                if process.poll() is None:
-                    process.send_signal(signal.SIGTERM)
-            for process in made.processes:
-                process.wait(100)
+            made.stop()
 
 
 def answered(plant: Plant) -> str:

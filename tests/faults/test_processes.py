@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -37,11 +36,7 @@ def plant(mosquitto: Broker, tmp_path: Path) -> Iterator[Plant]:
         made.start()
         yield made
     finally:
-        for process in made.processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in made.processes:
-            process.wait(100)
+        made.stop()
 
 
 @contextlib.contextmanager
