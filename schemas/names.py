@@ -11,7 +11,7 @@ from schemas.errors import Code, Refused
 NAME_PATTERN = r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$"
 VERSION_PATTERN = r"^(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})(-[0-9a-z.-]{1,32})?$"
 FILE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,127}){0,3}$"
-LABEL_PATTERN = r"[A-Za-z0-9._-]{1,63}"  # Of a key or a value, also within a selector.
+LABEL_PATTERN = r"[A-Za-z0-9._-]{1,63}"  # A key or a value is written so, also within a selector.
 RESERVED_NODES = frozenset({"hub", "analytics", "relay"})  # User names to which the broker's access list gives other rights.
 
 # Lower case only, so that no file system folds two of them into one. No slash, plus or hash, so that a name is one topic level.
