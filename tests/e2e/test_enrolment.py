@@ -15,7 +15,7 @@ from cryptography import x509
 
 from fleetcast.mqtt_connection import BrokerUrl, Connected, Disconnected, Link, TlsFiles
 from schemas.topics import Topics
-from tests import warm
+from tests import probed, warm
 from tests.broker.client import Client
 from tests.brokers import CONSUMER, Mosquitto, free_port
 from tests.e2e.test_path import BIN, until
@@ -72,6 +72,7 @@ class Site:
 
     def start_node(self, settings: Path) -> subprocess.Popen[bytes]:
         self.environment["FLEETCAST_NODE_PORT"] = "0"
+        probed.answer_in(settings.parent / "data")
         return self.run(settings.parent.name, [str(BIN / "fleetcast-node"), "run", "--settings", str(settings)])
 
     def log(self, name: str, event: str) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from schemas.parameters import Parameter
+from tests import probed
 from tests.brokers import free_port
 from tests.hub.cli.fleets import BIN, INPUTS, Made, make
 from tests.hub.cli.test_rollout import Hub
@@ -37,6 +38,7 @@ def port(made: Made) -> Iterator[int]:
         port, settings = free_port(), made.folder / "node.toml"
         lines = ['id = "gate-1"', 'fleet = "f"', f'broker = "{hub.ready["broker_url"]}"', 'data = "node"', 'root = "fleet/root.json"']
         settings.write_text("\n".join([*lines, f"port = {port}"]) + "\n")
+        probed.answer_in(made.folder / "node")
         with (made.folder / "node.log").open("wb") as log:
             node = subprocess.Popen([str(BIN / "fleetcast-node"), "run", "--settings", str(settings)], stdout=log, stderr=log)
         try:

@@ -22,7 +22,7 @@ from sklearn.linear_model import Ridge
 
 from fleetcast.mqtt_connection import Message
 from schemas.topics import Topics
-from tests import warm
+from tests import probed, warm
 from tests.broker.client import Client
 from tests.brokers import CONSUMER, FLEET, Broker, free_port, mainly
 from tests.waiting import until
@@ -101,6 +101,7 @@ class Plant:
             if tls is not None:
                 lines += [f'tls_ca = "{tls.ca}"', f'tls_certificate = "{tls.certificate}"', f'tls_key = "{tls.key}"']
             (directory / "node.toml").write_text("\n".join(lines) + "\n")
+        probed.answer_in(directory / "data")
         port = int(next(line for line in (directory / "node.toml").read_text().splitlines() if line.startswith("port")).split("=")[1])
         process = self.run(name, [str(BIN / "fleetcast-node"), "run", "--settings", str(directory / "node.toml")])
         self.nodes[name] = (process, port)
