@@ -1,6 +1,6 @@
 """Imports what most commands import, for the server process of tests/warm.py; the modules of `cli` are left to each command.
 
-A package whose names are looked up late imports nothing: modules are named here. `tests/test_warm.py` looks at what commands import besides.
+A package whose names are looked up late imports nothing, so modules are named. `tests/test_warm.py` looks at what commands import besides.
 """
 
 import gc

@@ -40,8 +40,8 @@ class Plant:
     cohort_nodes_min: int = 2
     hub_settings: tuple[str, ...] = ()
     node_settings: tuple[str, ...] = ()
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    nodes: dict[str, tuple[subprocess.Popen[bytes], int]] = field(default_factory=dict)
+    processes: list[warm.Running] = field(default_factory=list)
+    nodes: dict[str, tuple[warm.Running, int]] = field(default_factory=dict)
 
     @property
     def fleet(self) -> Path:
@@ -79,9 +79,14 @@ class Plant:
         self.run("hub", [str(BIN / "fleetcast"), "hub", str(self.fleet), "--passphrase-file", str(secret), "--json-logs"])
         until("the hub", (self.fleet / "hub.ready").exists)
 
-    def run(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+    def run(self, name: str, command: list[str]) -> warm.Running:
+        """Begin a program, by its path and arguments; one of another environment by its own interpreter."""
+        path = Path(command[0])
         with (self.directory / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log)
+            if path.parent == warm.BIN and path.name in warm.ENTRIES:
+                process = warm.start(path.name, *command[1:], log=log)
+            else:
+                process = subprocess.Popen(command, stdout=log, stderr=log)
         self.processes.append(process)
         return process
 
