@@ -9,6 +9,7 @@ import click
 
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import actor, changes_fleet, dir_option, json_option, opened, show_one
+from hub.operations.opening import is_running
 
 if TYPE_CHECKING:
     from hub.operations.opened_fleet import OpenedFleet
@@ -42,7 +43,7 @@ def url_of(directory: Path) -> str | None:
     """Return the address of the console of a hub that runs; None where there is none."""
     for ready in sorted(directory.glob(READY)):
         with suppress(OSError, ValueError, AttributeError):
-            if found := json.loads(ready.read_text()).get("web_url"):
+            if is_running(ready) and (found := json.loads(ready.read_text()).get("web_url")):
                 return str(found)
     return None
 

@@ -1,7 +1,7 @@
 """Open a fleet's folder in the name of an actor, and read what its keys need, for the command line and for Python programs."""
 
+import fcntl
 import getpass
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -92,20 +92,24 @@ def database_url(directory: Path, settings: "HubSettings") -> str:
 
 def hub_runs(directory: Path) -> bool:
     """Return whether a hub serves this fleet now: on this machine, or, where its processes share a database, on any."""
-    if any(_is_running(path) for path in directory.glob("*.ready")):
+    if any(is_running(path) for path in directory.glob("*.ready")):
         return True
     return (directory / "trust" / MARKER).exists() and _leads_elsewhere(directory)
 
 
-def _is_running(ready: Path) -> bool:
+def is_running(ready: Path) -> bool:
+    """Return whether the process that wrote this file still holds its lock.
+
+    One that was killed leaves the file behind, and its number may be another process's by now: in a container it always is.
+    """
     try:
-        pid = int(json.loads(ready.read_text())["pid"])
-        os.kill(pid, 0)
-    except PermissionError:
-        return True  # it runs, as another user
-    except (OSError, ValueError, KeyError, TypeError):
+        with ready.with_suffix(".lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
         return False
-    return True
+    except OSError:
+        return True  # It is held, or is another user's.
+    return False
 
 
 def _leads_elsewhere(directory: Path) -> bool:

@@ -99,6 +99,11 @@ class Announcer:
         if online:
             self._publish(now)
 
+    @property
+    def has_signed(self) -> bool:
+        """Return whether it has anything to compare with what comes on the hub's topics."""
+        return self._trust is not None
+
     def forgot(self) -> None:
         """Publish everything again, since the broker has lost its memory."""
         self._unpublished = set(self._payloads)
@@ -126,7 +131,7 @@ class Announcer:
 
     def _judge(self, kind: str, model: str | None, payload: bytes) -> Refused:
         if self._trust is None:
-            return Refused(Code.TRUST_INCOMPLETE, "the hub has not signed anything yet")
+            raise ValueError("nothing is judged before anything is signed: ask has_signed first")
         if model is None:
             return self._judge_of_fleet(kind, payload, self._trust)
         if kind == "deploy":

@@ -161,7 +161,7 @@ class Controlling(Role):
         work(self.controller.tick)  # operators are answered before anything else
         work(lambda: self.node_settings.tick(online=online))
         work(lambda: self.announcer.tick(online=online))
-        while self._unjudged:
+        while self._unjudged and self.announcer.has_signed:
             self._judge_again(self._unjudged.popitem()[1])
         work(self._receipt_requests.tick)
 
@@ -171,7 +171,7 @@ class Controlling(Role):
 
     def _guard(self, event: OwnTopic) -> None:
         """Check what came on a topic of the hub's, once it is known what belongs there."""
-        if self.rivals.standing == "leads":
+        if self.rivals.standing == "leads" and self.announcer.has_signed:
             self.announcer.guard(event)
         elif len(self._unjudged) < UNJUDGED_MAX:
             self._unjudged[event.message.topic] = event

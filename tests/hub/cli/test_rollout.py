@@ -11,6 +11,7 @@ import pytest
 
 from hub.cli.errors import Exit
 from hub.database.store import Store
+from hub.service.folder_lock import locked
 from tests import warm
 from tests.databases import url_of
 from tests.hub.cli.fleets import BIN, Made, make, run
@@ -72,9 +73,9 @@ def test_without_a_hub_waiting_ends_in_a_timeout_not_in_a_halt(made: Made) -> No
 
 
 def test_a_hub_that_runs_and_does_not_answer_is_named_with_what_is_likely(made: Made) -> None:
-    (made.fleet / "hub.ready").write_text(json.dumps({"pid": os.getpid()}))  # this process is no hub, and takes up nothing
-
-    done = start(made, "--wait", "--timeout-seconds", "1")
+    (made.fleet / "hub.ready").write_text("{}")
+    with locked(made.fleet):  # This process is no hub, and takes up nothing.
+        done = start(made, "--wait", "--timeout-seconds", "1")
 
     assert done.returncode == Exit.TIMEOUT, done.stderr
     assert "uses another database than this command" in done.stderr

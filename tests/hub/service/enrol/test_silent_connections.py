@@ -11,10 +11,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from hub.cli.options import database_url
 from hub.database.store import Store
+from hub.settings import load
 from schemas.enrolment import AUTHORITY_PATH
 from tests.brokers import free_port
-from tests.databases import url_of
 from tests.hub.cli import fleets
 from tests.hub.hubs import until
 
@@ -70,7 +71,7 @@ def test_silent_connections_cost_a_hub_of_few_descriptors_neither_its_broker_nor
             stranger.request("GET", AUTHORITY_PATH)
             assert stranger.getresponse().status == 200
             stranger.close()
-        store = Store(url_of(made.fleet / "hub.sqlite"))
+        store = Store(database_url(made.fleet, load(made.fleet)))
         until("the alert", lambda: store.alerts_of("refused"))
 
     assert [alert.code for alert in store.alerts_of("refused")] == ["enrolment.crowded"]

@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 import structlog
 
+from fleetcast.mqtt_connection import Message
 from hub.core.roles.rivals import HOLD_SECONDS, Rivals, heard, subscribed
 from hub.core.rollouts import commands
+from hub.service.broker.mqtt import OwnTopic
 from hub.service.delivery.announce import Signers
 from hub.service.loop import Service
+from schemas import codec
+from schemas.bundle import TrustTime
 from schemas.errors import Code
 from schemas.hub_presence import HubPresence
 from schemas.names import sha256
@@ -75,6 +79,25 @@ def test_a_hub_that_starts_again_in_its_own_folder_has_no_rival() -> None:
     for one in (presence("before", since=9, beat=7, place="folder"), presence("before", since=9, beat=8, place="folder")):
         state, other = heard(state, one, now=1.0)
         assert (state.standing(1.0), other) == ("leads", None)
+
+
+@only_sqlite
+def test_what_comes_before_a_leading_hub_has_signed_is_judged_once_it_has(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path / "fleet")
+    fleet.publish("1.0.0")
+    other = Fleet(tmp_path / "other")
+    stamp = codec.encode(TrustTime(timestamp=other.repository.trust_roles().timestamp))
+    service = Service(fleet.directory, fleet.settings(None), signers=Signers(*fleet.online))
+    controlling = service._controlling
+    assert controlling is not None
+    assert controlling.rivals.standing == "leads"
+
+    controlling._guard(OwnTopic("trust-time", None, Message(fleet.topics.trust_time, stamp, retained=True, mid=1, qos=1, epoch=1)))
+    assert fleet.store.alerts_of("refused") == []
+    controlling.tick(service._work, online=False)
+
+    assert [one.code for one in fleet.store.alerts_of("refused")] == [Code.TRUST_SIGNATURE]
+    service.leave()
 
 
 @only_sqlite
