@@ -1,8 +1,8 @@
 """Fuzz one decoder for a while: `python -m tests.fuzz.fuzzing MODULE TARGET SECONDS FOLDER GUIDES`, for tests/fuzz/__main__.py.
 
 With atheris (libFuzzer, guided by what lines an input reaches of GUIDES, packages with commas between) where it can be had; without it, the
-same changes of the same inputs at random. FOLDER has the inputs to begin with, and takes what is found: new ones, and `fault-*`, one that broke a promise. The last line on
-standard output is the number of executions.
+same changes of the same inputs at random. FOLDER has the inputs to begin with, and takes what is found: new ones, and `fault-*`, one that
+broke a promise. The last line on standard output is the number of executions.
 """
 
 import importlib
