@@ -33,7 +33,7 @@ def open_blocks(
     committing: Callable[[], object] = lambda: None,
     tell: Callable[[str, int, int], object] = lambda *_: None,
 ) -> BlockStore:
-    """Return the payloads of the fleet in this folder; `committing` is called before a release's become visible, `tell` while they are sent.
+    """Return the payloads of the fleet in this folder; `committing` is called before a release's are visible, `tell` while they are sent.
 
     Raises:
         Refused: SETTINGS_INVALID: `blocks_url` names no object store, or obstore is not installed.

@@ -162,7 +162,6 @@ class SharedBlocks(BlockStore):
 
     def upload(self, staged: Path, new: Collection[bytes], known: Collection[bytes]) -> None:
         """Bring all payloads of a batch to the object store: those in its folder, and those that were in ours and may be missing there."""
-
         waiting = deque([*sorted(new), *sorted(known)])
         total, at_once, failed = len(waiting), UPLOADS, set[bytes]()
         running: dict[Future[None], bytes] = {}
