@@ -287,7 +287,16 @@ HTTP_TOKENS = (
     *("data: ", "id: ", "retry: 0\n", "\n\n", "{", "}", "[", '"', "null", "NaN", "1e999", "\\ud800", '"code": "', "\0", "é"),
 )
 TARGETS = (
-    Target("object_answers", _object, _object_seeds, Text(HTTP_TOKENS, prefix=1), FILES, 160 * 1024, _objects),
+    Target(
+        "object_answers",
+        _object,
+        _object_seeds,
+        Text(HTTP_TOKENS, prefix=1),
+        FILES,
+        160 * 1024,
+        _objects,
+        ("hub.publish.object_store", "schemas.errors"),
+    ),
     Target("hub_answers", _hub_answer, _hub_seeds, Text(HTTP_TOKENS, prefix=1), FILES),
     Target("key_offers", _offer, _offer_seeds, Json(), FILES),
     Target("team_roles", _role, _role_seeds, Json(), FILES),
