@@ -87,7 +87,7 @@ def speed_up(bucket: Bucket) -> None:
 HOW = ("trickles", "hangs after the head", "answers late")
 
 
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("how", [HOW[1], *(pytest.param(how, marks=pytest.mark.slow) for how in HOW if how != HOW[1])])
 def test_a_hub_with_a_slow_object_store_goes_on_alerts_and_says_when_it_is_over(
     how: str, mosquitto: Broker, fleet: Fleet, bucket: Bucket, hanging: int
 ) -> None:
