@@ -1,0 +1,210 @@
+"""Many consoles at one time, over real sockets, on the real `fleetcast hub`: some read, some never do, some come and go."""
+
+import contextlib
+import json
+import os
+import re
+import resource
+import selectors
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+from bench.process_group import process_group
+from hub.core.rollouts import commands
+from hub.operations import api_tokens
+from hub.operations.opened_fleet import OpenedFleet
+from schemas import codec
+from schemas.manifest import Manifest
+from schemas.topics import Topics
+from tests.hub.cli.fleets import BIN, Made, make
+from tests.hub.hubs import Device, until
+from tests.hub.web.fleets import opened
+from tools import seed_fleet
+from tools.seed_fleet import Plan
+
+ROLLOUT = "/models/m/deployments/default/rollouts"
+SAME_ORIGIN = {"sec-fetch-site": "same-origin"}
+SMALL_BUFFER = 4096
+NODE = "watched"
+
+
+def regions_of(page: str) -> str:
+    """The regions that a page has, as its script names them."""
+    return ",".join(re.findall(r'data-live="(\w+)"', page))
+
+
+@dataclass(eq=False)
+class Viewer:
+    """One page that is open."""
+
+    address: str
+    sock: socket.socket
+    head: bytes = b""
+    taken: int = 0
+    is_ended: bool = False
+
+    @property
+    def status(self) -> int:
+        return int(self.head.split(b" ", 2)[1]) if self.head.count(b" ") >= 2 else 0
+
+
+class Crowd:
+    """Open pages of one hub. One thread reads for all that read."""
+
+    def __init__(self, url: str) -> None:
+        at = urlsplit(url)
+        self._place = (at.hostname or "", at.port or 0)
+        self._selector, self._stop = selectors.DefaultSelector(), threading.Event()
+        self.viewers: list[Viewer] = []
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def open(self, address: str, cookie: str, regions: str, *, reads: bool = True) -> Viewer:
+        """Follow a page; a client that does not read has a small buffer, as one that is stopped."""
+        sock = socket.socket()
+        if not reads:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
+        sock.settimeout(60)
+        sock.connect(self._place)
+        query = f"regions={quote(regions)}&page={quote(address, safe='')}"
+        sock.sendall(f"GET /live?{query} HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: {cookie}\r\n\r\n".encode())
+        found = Viewer(address, sock)
+        self.viewers.append(found)
+        if reads:
+            sock.setblocking(False)
+            self._selector.register(sock, selectors.EVENT_READ, found)
+        return found
+
+    def leave(self, viewer: Viewer) -> None:
+        """Close one of them."""
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(viewer.sock)
+        viewer.sock.close()
+        viewer.is_ended = True
+
+    def close(self) -> None:
+        """Close all."""
+        self._stop.set()
+        self._thread.join(10)
+        for one in self.viewers:
+            one.sock.close()
+        self._selector.close()
+
+    def reading(self, status: int = 200) -> list[Viewer]:
+        """Those that read, are open and were answered so."""
+        return [one for one in self.viewers if not one.is_ended and one.status == status]
+
+    def _read(self) -> None:
+        while not self._stop.is_set():
+            for key, _ in self._selector.select(0.05):
+                viewer: Viewer = key.data
+                try:
+                    part = viewer.sock.recv(1 << 18)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    part = b""
+                if len(viewer.head) < 4096:
+                    viewer.head += part[:4096]
+                viewer.taken += len(part)
+                if not part:
+                    viewer.is_ended = True
+                    with contextlib.suppress(KeyError, ValueError, OSError):
+                        self._selector.unregister(viewer.sock)
+
+
+@dataclass
+class Hub:
+    """A real hub, and what a watcher of the machine knows of its process."""
+
+    made: Made
+    opened: OpenedFleet
+    pid: int
+    broker_pid: int
+    url: str
+    broker_url: str
+    log: Path
+    cookies: list[str] = field(default_factory=list)
+    token: str = ""
+
+    def sign_in(self, people: int) -> None:
+        """Let people sign in, each by a token of their own."""
+        for number in range(people):
+            token = self.token = api_tokens.make(self.opened, name=f"p{number}", role="operator", days=1)[1]
+            answer = httpx.post(f"{self.url}/login", data={"token": token, "next": "/"}, headers=SAME_ORIGIN, timeout=60)
+            assert answer.status_code == 303, answer.text
+            self.cookies.append(answer.headers["set-cookie"].partition(";")[0])
+
+    def get(self, address: str) -> httpx.Response:
+        return httpx.get(f"{self.url}{address}", headers={"cookie": self.cookies[0]}, timeout=60)
+
+    def rss_mib(self, name: str = "VmRSS") -> float:
+        text = Path(f"/proc/{self.pid}/status").read_text()
+        return int(re.findall(rf"^{name}:\s+(\d+)", text, re.MULTILINE)[0]) / 1024
+
+    def cpu_seconds(self) -> float:
+        parts = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def threads(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/task"))
+
+    def answer_s(self) -> float:
+        """After how many seconds the hub's loop obeys a command, the slower of two."""
+        took = []
+        for kind in ("halt", "resume"):
+            began = time.monotonic()
+            number = self.opened.store.add_command("m", commands.read(kind, "{}"))
+            until("an answer", lambda number=number: self.opened.store.command(number).state != "open", seconds=120)  # type: ignore[misc]
+            row = self.opened.store.command(number)
+            assert row is not None
+            assert row.state == "done", row.text
+            took.append(time.monotonic() - began)
+        return max(took)
+
+    def manifest(self, version: str) -> Manifest:
+        return codec.decode(Manifest, self.opened.repository.manifest("m", version))
+
+    def device(self, name: str = NODE) -> Device:
+        """A node that signs receipts by hand."""
+        broker: Any = SimpleNamespace(url=lambda _: self.broker_url, tls=lambda _: None)
+        fleet: Any = SimpleNamespace(topics=Topics("f"))
+        return Device.connect(name, broker, fleet)
+
+
+@contextlib.contextmanager
+def running(folder: Path, *, nodes: int = 0, descriptors: int = 0) -> Iterator[Hub]:
+    """A hub with two releases and some nodes, under a limit of descriptors."""
+    made = make(folder, "m")
+    for number in range(2):
+        made.publish_as(f"1.{number}.0", made.folder / "good.onnx")
+    if nodes:
+        now = int(datetime.now(UTC).timestamp())
+        seed_fleet.seed(made.fleet / "hub.sqlite", seed_fleet.released(made.fleet), Plan(nodes=nodes, days=1), now=now)
+    env = {**os.environ, "FLEETCAST_DIR": str(made.fleet), "FLEETCAST_PASSPHRASE_FILE": str(made.secret)}
+    log = folder / "hub.log"
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+
+    command = [str(BIN / "fleetcast"), "hub", str(made.fleet), "--json-logs"]
+    more: dict[str, Any] = {"preexec_fn": limit} if descriptors else {}
+    with log.open("wb") as target, process_group(command, env=env, stdout=target, stderr=target, **more) as process:
+        until("the hub", lambda: (made.fleet / "hub.ready").exists() or process.poll() is not None, seconds=120)
+        assert process.poll() is None, log.read_text()
+        facts = json.loads((made.fleet / "hub.ready").read_text())
+        yield Hub(made, opened(made), process.pid, int(facts["broker_pid"]), facts["web_url"], facts["broker_url"], log)
