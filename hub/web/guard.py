@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -22,10 +23,13 @@ from hub.core.floods.connection_limit import origin_of
 from hub.database.api_rows import TokenRow
 from hub.operations import api_tokens
 from hub.operations.opened_fleet import OpenedFleet
+from hub.service.enrol.bounded_listener import connections_max
 from hub.signing.tuf_repository import Repository
 from hub.web import problems
+from hub.web.event_stream import Places
 from hub.web.problems import Refusal
 from hub.web.roles import Right, may
+from hub.web.server import CONNECTIONS_MAX
 from schemas.errors import Code, Refused
 from schemas.limits import KIB
 
@@ -56,6 +60,7 @@ class Door:
     hosts: frozenset[str]
     monotonic: Callable[[], float] = time.monotonic
     failures: Throttle = field(default_factory=Throttle)
+    places: Places = field(default_factory=lambda: Places(partial(connections_max, CONNECTIONS_MAX)))
     lookups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOOKUPS_MAX))
 
     def of_request(self, actor: str) -> OpenedFleet:
