@@ -2,12 +2,11 @@
 
 import asyncio
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
-
+from hub.service.bounded_server import HalfClosing
 from hub.web.server import REQUEST_SECONDS_MAX, WRITE_SECONDS_MAX
 
 
-class Connection(H11Protocol):
+class Connection(HalfClosing):
     """End a connection that sends no request, or does not take what it was sent."""
 
     _first: asyncio.TimerHandle | None = None

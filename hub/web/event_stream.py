@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from hub.database.rows import EventRow
 from hub.database.store import Store
 from hub.operations.events import event_row
+from hub.service.bounded_server import HALF_CLOSED, LISTENS
 from schemas.errors import Code, FleetcastError, Refused
 from schemas.limits import KIB
 
@@ -27,6 +28,7 @@ PIECE_BYTES_MAX: Final = 32 * KIB  # Sent at once: of a client that does not rea
 PLACES_SHARE: Final = 8  # One part in this number of the connections is for requests that are answered at once.
 QUEUE_EVENTS_MAX: Final = 1000
 PAGE: Final = 500
+HEADERS: Final = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
 
 Kind = Literal["page", "api"]
 
@@ -167,12 +169,17 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the events end, the client goes, or it does not read for a while."""
+        state = scope.setdefault("state", {})
+        state[LISTENS] = True
+        if state.get(HALF_CLOSED):  # It has gone, or could never be seen to go.
+            await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
         with self._places.one(self._kind):
             await self._answer(receive, send)
 
     async def _answer(self, receive: Receive, send: Send) -> None:
-        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
         sender, gone = asyncio.create_task(self._send(send)), asyncio.create_task(_disconnected(receive))
         try:
             await asyncio.wait({sender, gone}, return_when=asyncio.FIRST_COMPLETED)
