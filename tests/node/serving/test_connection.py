@@ -438,7 +438,10 @@ def test_whoever_closes_the_sending_side_behind_whole_requests_is_answered(serve
     assert came.count(b'"outputs"') == times
 
 
-@pytest.mark.parametrize("begun", ["", "GET /v2/health/ready HTTP/1.1\r\nHost: local", f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{{"])
+@pytest.mark.parametrize(
+    "begun",
+    ["", "GET /v2/health/ready HTTP/1.1\r\nHost: local", f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{{"],
+)
 def test_whoever_closes_the_sending_side_in_a_request_or_between_is_let_go(served: Any, begun: str) -> None:
     with opened(served) as raw:
         raw.sendall(READY + b"\r\n")
