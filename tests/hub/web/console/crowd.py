@@ -9,7 +9,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +34,9 @@ from tools.seed_fleet import Plan
 
 ROLLOUT = "/models/m/deployments/default/rollouts"
 SAME_ORIGIN = {"sec-fetch-site": "same-origin"}
+PAGES = ("/", "/models", "/nodes", "/drift", "/bytes", "/alerts", "/audit", "/nodes/watched", "/models/m")
 SMALL_BUFFER = 4096
+SPARE_DESCRIPTORS = 8  # Connections to the database, and those of requests that were answered a moment ago.
 NODE = "watched"
 
 
@@ -122,6 +124,43 @@ class Crowd:
                     with contextlib.suppress(KeyError, ValueError, OSError):
                         self._selector.unregister(viewer.sock)
 
+    def status_of(self, address: str, cookie: str) -> int:
+        """How one more page is answered."""
+        viewer = self.open(address, cookie, "head")
+        until("an answer", lambda: viewer.status or viewer.is_ended, seconds=60)
+        self.leave(viewer)
+        return viewer.status
+
+
+@dataclass
+class Watcher:
+    """Somebody who reads a page, and when something came."""
+
+    sock: socket.socket
+    came: list[tuple[float, bytes]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, crowd: Crowd, address: str, cookie: str, regions: str) -> "Watcher":
+        viewer = crowd.open(address, cookie, regions, reads=False)
+        viewer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        found = cls(viewer.sock)
+        threading.Thread(target=found._read, daemon=True).start()
+        until("the page to be followed", lambda: found.came, seconds=60)
+        assert b" 200 " in found.came[0][1][:20], found.came[0][1][:400]
+        return found
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):
+            while part := self.sock.recv(1 << 18):
+                self.came.append((time.monotonic(), part))
+
+    def event_s(self, act: Callable[[], object], word: bytes) -> float:
+        """How long it takes from an act to a region that says so."""
+        began, at = time.monotonic(), len(self.came)
+        act()
+        until("the page to say so", lambda: word in b"".join(part for _, part in self.came[at:]), seconds=60)
+        return time.monotonic() - began
+
 
 @dataclass
 class Hub:
@@ -183,6 +222,81 @@ class Hub:
         broker: Any = SimpleNamespace(url=lambda _: self.broker_url, tls=lambda _: None)
         fleet: Any = SimpleNamespace(topics=Topics("f"))
         return Device.connect(name, broker, fleet)
+
+
+@dataclass
+class Seen:
+    """What a crowd did to a hub."""
+
+    opened: int = 0
+    refused: int = 0
+    event_s: float = 0.0
+    answer_s: float = 0.0
+    page_s: float = 0.0
+    cpu_ratio: float = 0.0  # Of a processor, while nothing happens.
+    cpu_s: float = 0.0  # For a receipt.
+    idle_mib: float = 0.0
+    rss_mib: float = 0.0
+    after_mib: float = 0.0
+    more_descriptors: int = 0  # That are open when all have left.
+
+    def __str__(self) -> str:
+        return (
+            f"{self.opened} pages followed, {self.refused} refused, a receipt after {self.event_s:.2f} s and for {self.cpu_s:.2f} s of CPU,"
+            f" a command after {self.answer_s:.2f} s, a page after {self.page_s:.2f} s, {self.cpu_ratio:.2f} of a processor at rest,"
+            f" {self.rss_mib:.0f} MiB (idle {self.idle_mib:.0f}, afterwards {self.after_mib:.0f})"
+        )
+
+
+def crowded(hub: Hub, *, pages: int, different: int, never_read: int, come_and_go: int, quiet_seconds: float = 3.0) -> Seen:
+    """Open pages of a hub at one time, have something happen, and let all leave."""
+    seen, store = Seen(), hub.opened.store
+    hub.sign_in(10)
+    done = hub.made.run("rollout", "start", "m@1.1.0", "--stages", "100", "--soak-seconds", "86400")
+    assert done.returncode == 0, done.stderr
+    device, slow = hub.device(), hub.device("slow")
+    crowd = Crowd(hub.url)
+    try:
+        until("the nodes", lambda: store.node(NODE) and store.node("slow"))
+        addresses = [ROLLOUT, *PAGES]
+        regions = {one: regions_of(hub.get(one).text) for one in addresses}
+        addresses += [f"/nodes?where=site%3Dsite-{number:03}" for number in range(different - len(addresses))]
+        seen.idle_mib, before = hub.rss_mib(), hub.descriptors()
+        watcher = Watcher.of(crowd, ROLLOUT, hub.cookies[0], regions[ROLLOUT])
+        for number in range(1, pages):
+            address = addresses[number % len(addresses)]
+            crowd.open(address, hub.cookies[number % 10], regions.get(address, regions["/nodes"]), reads=number > never_read)
+        until("all to be answered", lambda: all(one.status or one.is_ended for one in crowd.viewers[never_read + 1 :]), seconds=120)
+        for one in crowd.viewers[never_read + 1 :][:come_and_go]:
+            crowd.leave(one)
+        for number in range(come_and_go):
+            crowd.open(addresses[number % len(addresses)], hub.cookies[number % 10], "head")
+        until("those who came again", lambda: all(one.status or one.is_ended for one in crowd.viewers[never_read + 1 :]), seconds=120)
+        seen.opened = len(crowd.reading()) + never_read + 1
+        seen.refused = len(crowd.reading(429))
+        cpu, at = hub.cpu_seconds(), time.monotonic()
+        time.sleep(quiet_seconds)
+        seen.cpu_ratio = (hub.cpu_seconds() - cpu) / (time.monotonic() - at)
+        seen.answer_s = hub.answer_s()
+        seen.page_s = hub.get("/nodes").elapsed.total_seconds()
+        manifest, cpu = hub.manifest("1.1.0"), hub.cpu_seconds()
+        for outcome, code, word in (("refused", "disk.full", b"disk.full"), ("serving", "", b"")):
+            time.sleep(2.3)  # What came before has been shown.
+            cpu = hub.cpu_seconds()
+            act = lambda outcome=outcome, code=code: device.sign(outcome, manifest, model="m", code=code)  # noqa: E731
+            seen.event_s = max(seen.event_s, watcher.event_s(act, word or b"event: region"))
+            seen.cpu_s = max(seen.cpu_s, hub.cpu_seconds() - cpu)
+        seen.rss_mib = hub.rss_mib("VmHWM")
+        for one in list(crowd.viewers):
+            crowd.leave(one)
+        until("all to have left", lambda: hub.descriptors() <= before + SPARE_DESCRIPTORS, seconds=90)
+        seen.more_descriptors, seen.after_mib = hub.descriptors() - before, hub.rss_mib()
+        assert crowd.status_of("/", hub.cookies[0]) == 200
+    finally:
+        crowd.close()
+        device.client.link.close()
+        slow.client.link.close()
+    return seen
 
 
 @contextlib.contextmanager
