@@ -192,7 +192,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """Hear from asyncio: the client sends no more, as after `nc -N`. What it asked for as a whole is answered, and then it is closed."""
+        """Hear from asyncio: the client sends no more, as after `nc -N`. What it has asked for is answered, and then it is closed."""
         is_asking = not self._between or self._unfinished or self._refusal is not None
         if is_asking or self._idle:
             return None
