@@ -11,6 +11,7 @@ from hub.database import tables
 from hub.operations import api_tokens, console_sessions
 from hub.web.console import forms, live
 from hub.web.console.pages import PAGES
+from hub.web.event_stream import Places
 from hub.web.guard import Door
 from tests.hub.web.console.people import ORIGIN, Person, heading, hidden, text_of
 
@@ -125,6 +126,18 @@ def test_a_page_for_which_there_is_no_room_is_told_so(sign_in: SignIn, monkeypat
     assert answer.status_code == 429
     assert "0 pages are followed, and no more may be" in text_of(answer.text)
     assert person.get("/").status_code == 200  # The page itself is there, and its script loads it anew.
+
+
+def test_pages_leave_connections_of_the_port_for_requests(sign_in: SignIn, door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    person = sign_in("viewer")
+    monkeypatch.setattr(door, "places", Places(lambda: 16))
+    door.places.taken.update({"page": 10, "api": 4})
+    answer = person.get("/live", params={"page": "/", "regions": "head"})
+    door.places.taken["api"] -= 1
+
+    assert answer.status_code == 429
+    assert "10 pages are followed, and this hub may open too few files for more" in text_of(answer.text)
+    door.places.check("page", 1000)  # A place is free again.
 
 
 def test_a_session_ends_with_its_token(sign_in: SignIn, door: Door) -> None:
