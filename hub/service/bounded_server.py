@@ -14,8 +14,8 @@ HALF_CLOSED: Final = "fleetcast.half_closed"  # Its client has closed its sendin
 class HalfClosing(H11Protocol):
     """Answer a client that closes its sending side behind a whole request, as `nc -N` does, and then close the connection.
 
-    uvicorn lets asyncio close a connection at the end of what the client sends, whatever is being answered. Whoever closes a connection
-    altogether looks the same, so an answer that goes on until its client leaves ends here. Over TLS asyncio closes it in any case.
+    uvicorn lets asyncio close a connection at the end of what the client sends, whatever is being answered. A client that closes
+    the connection altogether looks the same, so an answer that goes on until its client leaves ends here. Over TLS asyncio closes it in any case.
     """
 
     _half_closed = False

@@ -66,7 +66,7 @@ class Wanted:
     models: Mapping[str, tuple[WantedDeployment, ...]]
     settings: Mapping[str, tuple[Chosen, int | None]] | None
     facts: tuple[NodeFacts, ...]  # What selectors will ask of every node.
-    name: str = "fleet.yaml"  # Of the file.
+    name: str = "fleet.yaml"  # The blueprint's name, as its reader knows it.
 
 
 @dataclass(frozen=True, slots=True)
