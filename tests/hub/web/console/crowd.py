@@ -36,6 +36,7 @@ ROLLOUT = "/models/m/deployments/default/rollouts"
 SAME_ORIGIN = {"sec-fetch-site": "same-origin"}
 PAGES = ("/", "/models", "/nodes", "/drift", "/bytes", "/alerts", "/audit", "/nodes/watched", "/models/m")
 SMALL_BUFFER = 4096
+LEFT_SECONDS = 1.0  # In which a hub notices that somebody has left.
 SPARE_DESCRIPTORS = 8  # Connections to the database, and those of requests that were answered a moment ago.
 NODE = "watched"
 
@@ -102,9 +103,9 @@ class Crowd:
             one.sock.close()
         self._selector.close()
 
-    def reading(self, status: int = 200) -> list[Viewer]:
-        """Those that read, are open and were answered so."""
-        return [one for one in self.viewers if not one.is_ended and one.status == status]
+    def reading(self) -> list[Viewer]:
+        """Those that read, and follow a page."""
+        return [one for one in self.viewers if not one.is_ended and one.status == 200]
 
     def _read(self) -> None:
         while not self._stop.is_set():
@@ -269,18 +270,19 @@ def crowded(hub: Hub, *, pages: int, different: int, never_read: int, come_and_g
         until("all to be answered", lambda: all(one.status or one.is_ended for one in crowd.viewers[never_read + 1 :]), seconds=120)
         for one in crowd.viewers[never_read + 1 :][:come_and_go]:
             crowd.leave(one)
+        time.sleep(LEFT_SECONDS)
         for number in range(come_and_go):
             crowd.open(addresses[number % len(addresses)], hub.cookies[number % 10], "head")
         until("those who came again", lambda: all(one.status or one.is_ended for one in crowd.viewers[never_read + 1 :]), seconds=120)
         seen.opened = len(crowd.reading()) + never_read + 1
-        seen.refused = len(crowd.reading(429))
+        seen.refused = sum(one.status == 429 for one in crowd.viewers)
         cpu, at = hub.cpu_seconds(), time.monotonic()
         time.sleep(quiet_seconds)
         seen.cpu_ratio = (hub.cpu_seconds() - cpu) / (time.monotonic() - at)
         seen.answer_s = hub.answer_s()
         seen.page_s = hub.get("/nodes").elapsed.total_seconds()
         manifest, cpu = hub.manifest("1.1.0"), hub.cpu_seconds()
-        for outcome, code, word in (("refused", "disk.full", b"disk.full"), ("serving", "", b"")):
+        for outcome, code, word in (("serving", "", b""), ("rolled_back", "probation.failed", b"probation.failed")):
             time.sleep(2.3)  # What came before has been shown.
             cpu = hub.cpu_seconds()
             act = lambda outcome=outcome, code=code: device.sign(outcome, manifest, model="m", code=code)  # noqa: E731
