@@ -46,7 +46,7 @@ PROBLEM: Final[dict[str, Any]] = {"model": problems.Problem, "description": "Wha
 def application(door: Door) -> ASGIApp:
     """Return the API and the console, ready to be served."""
     snapshots = Snapshots(door.monotonic)
-    return HostCheck(_Both(api(door, snapshots), console(door, snapshots)), door.hosts)
+    return HostCheck(_Both(api(door, snapshots), console(door, snapshots)), door.hosts, door.places)
 
 
 class _Both:

@@ -60,6 +60,11 @@ class Places:
             reason = f"{self.taken[kind]} {called}, and this hub may open too few files for more (`ulimit -n`, `LimitNOFILE`)"
             raise Refused(Code.REQUEST_CROWDED, reason)
 
+    @property
+    def are_scarce(self) -> bool:
+        """Return whether streams have half of all connections: one that waits for its next request would then cost a stream its own."""
+        return 2 * self.taken.total() >= self._connections_max()
+
     @contextmanager
     def one(self, kind: Kind) -> Iterator[None]:
         """Hold a place."""

@@ -205,8 +205,8 @@ async def body_of(request: Request, kind: str = "application/json", bytes_max: i
 class HostCheck:
     """Refuse requests under a name that is not the hub's: a web page that has its own name lead here would read what it may not."""
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
-        self._app, self._hosts = app, hosts
+    def __init__(self, app: ASGIApp, hosts: frozenset[str], places: Places) -> None:
+        self._app, self._hosts, self._places = app, hosts, places
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and put what every answer carries into its headers."""
@@ -218,6 +218,8 @@ class HostCheck:
             if message["type"] == "http.response.start":
                 had = {name.lower() for name, _ in message["headers"]}
                 more = [(name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in had]
+                if self._places.are_scarce and b"connection" not in had:
+                    more.append((b"connection", b"close"))
                 message = {**message, "headers": [*message["headers"], *more]}
             await send(message)
 
