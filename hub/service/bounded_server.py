@@ -8,6 +8,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 LISTENS: Final = "fleetcast.listens"  # In the state of a request: its answer goes on until its client hangs up.
+KEEP: Final = "fleetcast.keep"  # What keeps its connection when others need room.
 HALF_CLOSED: Final = "fleetcast.half_closed"  # Its client has closed its sending side.
 
 
@@ -15,7 +16,7 @@ class HalfClosing(H11Protocol):
     """Answer a client that closes its sending side behind a whole request, as `nc -N` does, and then close the connection.
 
     uvicorn lets asyncio close a connection at the end of what the client sends, whatever is being answered. A client that closes
-    the connection altogether looks the same, so an answer that goes on until its client leaves ends here. Over TLS asyncio closes it in any case.
+    the connection altogether looks the same, so an answer that goes on until its client leaves ends here. Over TLS asyncio ends it anyway.
     """
 
     _half_closed = False

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from hub.database.rows import EventRow
 from hub.database.store import Store
 from hub.operations.events import event_row
-from hub.service.bounded_server import HALF_CLOSED, LISTENS
+from hub.service.bounded_server import HALF_CLOSED, KEEP, LISTENS
 from schemas.errors import Code, FleetcastError, Refused
 from schemas.limits import KIB
 
@@ -180,6 +180,7 @@ class EventStream(Response):
             await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             return
+        state.get(KEEP, lambda: None)()
         with self._places.one(self._kind):
             await self._answer(receive, send)
 
