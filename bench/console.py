@@ -72,6 +72,12 @@ def measure() -> list[Figure]:
             "",
             None,
         ),
+        *_figures_of(seen),
+    ]
+
+
+def _figures_of(seen: Seen) -> list[Figure]:
+    return [
         Figure(
             f"console.event_s.{CONSOLES}",
             round(seen.event_s, 2),
