@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -92,6 +92,10 @@ class Sender(threading.Thread):
     @property
     def is_done(self) -> bool:
         return len(self.acknowledged) >= WINDOWS
+
+    def leave(self) -> None:
+        self.ended.set()
+        self.join(30)
 
     def run(self) -> None:
         name, inbox = self._name, queue.Queue[Any]()
@@ -220,10 +224,7 @@ def run(brokers: Brokers, folder: Path) -> Result:
                 done, seconds = fetched.nodes, fetched.seconds
             except TimeoutError:
                 done, seconds = 0, WAVE_SECONDS
-        deadline = time.monotonic() + WAVE_SECONDS
-        while not all(sender.is_done for sender in senders) and time.monotonic() < deadline:
-            time.sleep(0.5)
-        acknowledged = sum(len(sender.acknowledged) for sender in senders)
+        acknowledged = acknowledged_in_the_end(senders)
         plant.cli("rollout", "resume", "diabetes", code={0, 1, 2, 3, 4, 5})
         deadline = time.monotonic() + 200
         while not (ended := [row for row in plant.cli("rollout", "status") if row["version"] == "1.1.0" and row["state"] == "done"]):
@@ -237,11 +238,17 @@ def run(brokers: Brokers, folder: Path) -> Result:
             time.sleep(0.5)
     finally:
         for sender in senders:
-            sender.ended.set()
-        for sender in senders:
-            sender.join(30)
+            sender.leave()
         plant.stop()
     return Result(LIGHT - done, acknowledged, counted, sum(sender.again for sender in senders), seconds)
+
+
+def acknowledged_in_the_end(senders: Sequence[Sender]) -> int:
+    """How many windows brokers have acknowledged, once all are."""
+    deadline = time.monotonic() + WAVE_SECONDS
+    while not all(sender.is_done for sender in senders) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return sum(len(sender.acknowledged) for sender in senders)
 
 
 def serving(plant: Plant, version: str) -> int:
