@@ -33,7 +33,7 @@ def may_be_lost(windows: Iterable[SentWindow], request: WindowRequest, *, now: f
 
 def _until(window: SentWindow, request: WindowRequest, now: float, connected_at: float) -> float:
     """Return before which moment such a window has to be sent to be lost."""
-    if window.sent_at < connected_at:
+    if window.sent_at <= connected_at:
         return float("inf")  # It may be older than the clock says.
     until = now - request.until_seconds
     return until if window.is_resent else until + SETTLE_SECONDS  # What was sent twice and could be heard is not sent a third time.
