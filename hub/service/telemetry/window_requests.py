@@ -95,6 +95,7 @@ class LostWindows:
             self._pending = self._rows.lose(session, number=number, since=since)
             log.warning("windows.lost", nodes=self._pending, since_seconds=None if since is None else round(self._monotonic() - since))
         else:
+            session = replace(session, heard_at=self._monotonic()) if self._is_new else session  # What came before was nobody's to take in.
             self._rows.keep(session)
         self._session, self._is_lost, self._is_new = session, False, False
 
