@@ -41,7 +41,7 @@ from schemas.encoding import DECODABLE
 from schemas.errors import Unreachable
 from schemas.manifest import Manifest
 from schemas.names import sha256
-from schemas.state import State
+from schemas.state import Profile, State
 from schemas.window import Window, expected_counts, pack_counts
 from tests.brokers import FLEET, Mosquitto
 from tests.cluster import build
@@ -148,7 +148,13 @@ class Sender(threading.Thread):
             if online and now - reported_at >= REPORT_SECONDS:
                 reported_at = now
                 state = State(
-                    node=name, session=session, status="online", at=int(time.time()), public_key=identity.public_key, cohort=COHORT
+                    node=name,
+                    session=session,
+                    status="online",
+                    at=int(time.time()),
+                    public_key=identity.public_key,
+                    cohort=COHORT,
+                    profile=Profile(arch="x86_64", cores=1, memory_bytes=1, labels={"role": "sender"}),
                 )
                 link.publish_state(state)
             if online and made < WINDOWS and now - made_at >= SPREAD_SECONDS / WINDOWS:
@@ -202,6 +208,8 @@ def run(brokers: Brokers, folder: Path) -> Result:
             plant.start_node(name)
         plant.publish("1.0.0", 1.0)
         plant.cli("rollout", "start", "diabetes@1.0.0", "--wait", "--timeout-seconds", "200")
+        # Senders report themselves, and have no model: the rollout does not wait for them.
+        plant.cli("deploy", "set", "diabetes", "senders", "--where", "role=sender", "--release", "1.0.0", "--allow-empty")
         repository = Repository(plant.fleet / "trust")
         manifest = codec.decode(Manifest, repository.manifest("diabetes", "1.0.0"))
         errand = published(plant, brokers.balancer.port, tls)
