@@ -25,7 +25,7 @@ import numpy as np
 
 from bench.figures import Figure, write
 from bench.light import Errand, fetch
-from fleetcast.mqtt_connection import Cleared, Connected, Disconnected, Published, TlsFiles, Unreadable
+from fleetcast.mqtt_connection import CONNACK_SECONDS, Cleared, Connected, Disconnected, Published, TlsFiles, Unreadable
 from hub.database.store import Store
 from hub.publish.block_store import BlockStore
 from hub.service.rollouts.release_lookup import Releases
@@ -112,15 +112,14 @@ class Sender(threading.Thread):
             windows=True,
         )
         topic, made, session, online = link.topics.telemetry(self._manifest.model, COHORT), 0, 0, False
-        reported_at = made_at = float("-inf")
+        reported_at = made_at = due_at = float("-inf")
         while not self.ended.is_set():
-            if not online:
-                session += 1
+            if not online and time.monotonic() >= due_at:
+                session, due_at = session + 1, time.monotonic() + CONNACK_SECONDS
                 try:
                     link.open(session=session, at=int(time.time()))
                 except Unreachable:
-                    time.sleep(0.5)
-                    continue
+                    due_at = time.monotonic() + 0.5
             with suppress(queue.Empty):
                 event = link.parse(inbox.get(timeout=0.1))
                 match event:
@@ -129,8 +128,7 @@ class Sender(threading.Thread):
                         reporter.connected(session_present=event.session_present)
                         link.subscribe_settings(only_if_new=event.session_present)
                     case Disconnected():
-                        online = False
-                        time.sleep(0.5)
+                        online, due_at = False, time.monotonic() + 0.5
                     case Published(mid, is_unread):
                         number = reporter._sending.get(mid)
                         reporter.published(mid, is_unread=is_unread)
