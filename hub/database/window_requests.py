@@ -41,7 +41,7 @@ class WindowSession:
     """Hold what a process knows of its session at the broker."""
 
     process: str
-    boot: str  # Of the machine whose monotonic clock `heard_at` is of.
+    boot: str  # The boot of the machine whose monotonic clock gave `heard_at`.
     heard_at: float | None  # Until when all that came was taken in; None: it is not known.
     is_judged: bool  # False: it may be that a lost session was noticed and not yet written down.
 

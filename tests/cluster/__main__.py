@@ -302,14 +302,11 @@ def main(arguments: list[str]) -> int:
             f" {result.acknowledged} acknowledged, {result.again} sent again, lost {result.lost}",
             flush=True,
         )
-        if kill == "hub":
-            figures.append(Figure("cluster.hub_kill_lost", result.lost, "windows", "", "nodes and windows sent", sent, COMMAND))
-            assert result.not_done == 0, f"{result.not_done} nodes have not fetched the release"
-        else:
-            figures.append(Figure("cluster.kill_lost", result.lost, "nodes and windows", "= 0", "nodes and windows sent", sent, COMMAND))
+        name = "cluster.hub_kill_lost" if kill == "hub" else "cluster.kill_lost"
+        figures.append(Figure(name, result.lost, "nodes and windows", "= 0", "nodes and windows sent", sent, COMMAND))
     if chosen.write and not chosen.stand_in:
         write(figures)
-    return 1 if any(figure.value for figure in figures if figure.name == "cluster.kill_lost") else 0
+    return 1 if any(figure.value for figure in figures) else 0
 
 
 def tried(kill: str | None) -> Result:
