@@ -120,6 +120,16 @@ early_windows = Table(
     Column("window", LargeBinary, nullable=False),
 )
 
+undated_windows = Table(
+    "undated_windows",
+    metadata,
+    Column("id", _serial, primary_key=True, autoincrement=True),
+    Column("model", _characters(64), nullable=False),
+    Column("cohort", _characters(64), nullable=False),
+    Column("start", BigInteger, nullable=False),
+    Column("window", LargeBinary, nullable=False),
+)
+
 commands = Table(
     "commands",
     metadata,

@@ -28,6 +28,7 @@ def as_before_versions(db: Connection) -> None:
         "known_drifts",
         "window_sessions",
         "window_requests",
+        "undated_windows",
         *ROLES,
     ):
         db.execute(f"DROP TABLE {name}")
