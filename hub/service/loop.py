@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from random import Random
-from typing import TypeVar
 
 import structlog
 
@@ -60,12 +59,13 @@ from hub.service.broker.mqtt import (
     WindowArrived,
 )
 from hub.service.broker.taken_over import TakenOver
+from hub.service.broker.taking import Taking
 from hub.service.delivery.announce import Signers
 from hub.service.delivery.online_keys import LoadKey
 from hub.service.enrol.enrolment_service import Enrolling
 from hub.service.folder_lock import locked
 from hub.service.metrics.hub_metrics import Counted, HubMetrics
-from hub.service.own_disk import OWN_DISK, OwnDisk
+from hub.service.own_disk import OwnDisk
 from hub.service.roles.clocks import FollowersClock, LeadersClock
 from hub.service.roles.controlling import Controlling
 from hub.service.roles.followed_nodes import FollowedNodes
@@ -77,6 +77,7 @@ from hub.service.roles.shared_parts import Common, Handle, Role
 from hub.service.rollouts.listening import ListeningClock
 from hub.service.rollouts.release_lookup import Releases
 from hub.service.rollouts.rollout_traces import RolloutTraces
+from hub.service.store_pauses import StorePauses
 from hub.settings import HubSettings
 from hub.signing.certificate_authority import Authority
 from hub.signing.tuf_repository import Repository
@@ -86,7 +87,6 @@ from schemas.limits import PACKET_BYTES_MAX
 from schemas.topics import Topics
 
 log = structlog.get_logger()
-E = TypeVar("E", WindowArrived, ReceiptArrived, StateArrived)
 
 TURN_SECONDS = 0.2  # how long the loop sleeps when nothing happens
 BATCH_WINDOWS = 1024  # become durable together
@@ -141,6 +141,7 @@ class Service:
         self._store = Store(place, clock=wall)
         self._store.create()
         self._file = DatabaseFile(place)
+        self._store_pauses = StorePauses(self._store.database, monotonic=monotonic, sleep=sleep, rng=self._rng)
         self._notes = Notes(self._store, publish=self._publish_insight, clock=wall)
         self._own_disk = OwnDisk(self._notes, publish=self._publish_insight, wall=wall, monotonic=monotonic)
         self._floods = Floods(self._notes, wall=wall, monotonic=monotonic)
@@ -186,7 +187,8 @@ class Service:
             wake=self._inbox.wake,
         )
         self._make_roles(common, authority, signers, load_key)
-        self._handle_by = Handle(many=self._take_many, one=self._message)
+        taking = Taking(self._link, self._notes)
+        self._handle_by = Handle(many=taking.many, one=taking.one)
         self._metrics = HubMetrics(
             directory,
             settings,
@@ -375,6 +377,8 @@ class Service:
         """
         if self._leadership is not None:
             self._leadership.check()
+        if self._store_pauses.pauses():
+            return
         try:
             if self._broker is not None and self._broker.revive():
                 self._again.hurry()
@@ -386,9 +390,10 @@ class Service:
                 self._make_room()
             self._tick()
             self._own_disk.worked()
+            self._store_pauses.worked()
             self._metrics.tick(online=self._online)
         except Unreachable as error:
-            log.error("store.failed", reason=str(error))
+            self._store_pauses.failed(error)
             self._drop()
         except Refused as refusal:
             self._own_disk.refused(refusal)
@@ -492,36 +497,6 @@ class Service:
                 self._link.ack(message)
             case Published() | WantArrived() | OwnTopic() | PresenceArrived() | StateArrived() | ReceiptArrived() | WindowArrived():
                 pass  # taken already, by its role
-
-    def _message(self, message: Message, handle: Callable[[], None]) -> None:
-        """Handle, then acknowledge."""
-        try:
-            handle()
-        except Unreachable:
-            raise
-        except Refused as refusal:
-            if refusal.code in OWN_DISK:
-                raise  # nothing is wrong with the message
-            self._notes.refusal(refusal, message.topic)
-        except Exception:
-            log.exception("message.failed", topic=message.topic, bytes=len(message.payload))
-        self._link.ack(message)
-
-    def _take_many(self, events: Sequence[E], take: Callable[[Sequence[E]], None]) -> None:
-        try:
-            take(events)
-        except (Unreachable, Refused):
-            raise
-        except Exception:  # one of them is a bug of ours: the others must not suffer for it
-            log.exception("batch.failed", kind=type(events[0]).__name__, messages=len(events))
-            for event in events:
-                try:
-                    take([event])
-                except (Unreachable, Refused):
-                    raise
-                except Exception:
-                    log.exception("message.failed", topic=event.message.topic, bytes=len(event.message.payload))
-        self._link.ack_all(event.message for event in events)
 
     # The broker
 
