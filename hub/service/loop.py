@@ -46,7 +46,7 @@ from hub.service.alerts.event_log import Notes
 from hub.service.alerts.flood_alerts import Floods
 from hub.service.broker import access_lists
 from hub.service.broker.embedded import OwnBroker
-from hub.service.broker.inbox import LANES, Inbox
+from hub.service.broker.inbox import LANES, Inbox, OtherFleet
 from hub.service.broker.mqtt import (
     NODE_KINDS,
     HubEvent,
@@ -58,6 +58,7 @@ from hub.service.broker.mqtt import (
     WantArrived,
     WindowArrived,
 )
+from hub.service.broker.shared_broker import SharedBroker, client_id_of
 from hub.service.broker.taken_over import TakenOver
 from hub.service.broker.taking import Taking
 from hub.service.delivery.announce import Signers
@@ -158,13 +159,14 @@ class Service:
             inbox=self._inbox,
             tls=settings.tls,
             make_client=make_client,
-            client_id=settings.client_id,
+            client_id=client_id_of(directory, settings),
             may_announce=leadership.check if leadership is not None else lambda: None,
         )
         self._online = self._ever_online = False
         self._subscriptions = 0  # That the broker has yet to answer.
         self.web_url: str | None = None  # Address of the API, where one runs beside this.
         self._again, self._taken_over = Reconnection(RETRY), TakenOver(self._notes)
+        self._shared_broker = SharedBroker(directory, settings, link=self._link, notes=self._notes, wall=wall)
         self._packet_bytes_max, self._looked_at = PACKET_BYTES_MAX, float("-inf")
         fence = leadership.fence if leadership is not None else None
         self._repository, self._blocks = Repository(directory / "trust", fence=fence), open_blocks(directory, settings)
@@ -418,7 +420,10 @@ class Service:
         self._floods.report(lost)
         self._gather()
         for event in self._inbox.events():
-            self._handle_all([self._link.parse(event)])
+            if isinstance(event, OtherFleet):
+                self._met(event)
+            else:
+                self._handle_all([self._link.parse(event)])
         found, full = 0, False
         for lane in LANES:
             until = self._monotonic() + LANE_SECONDS
@@ -533,9 +538,15 @@ class Service:
         wait = self._again.ended(self._monotonic(), self._rng.random(), taken_over=event.taken_over)
         log.warning("broker.disconnected", reason=event.reason, again_seconds=round(wait, 1))
         if event.reason != DROPPED and (event.taken_over or self._again.short_in_a_row >= SHORT_CONNECTIONS_MIN):
-            self._taken_over.report(event, now=self._monotonic(), at=int(self._wall()))
+            self._taken_over.report(event, client_id=self._shared_broker.client_id, now=self._monotonic(), at=int(self._wall()))
         self._listening.disconnected()
         self._online = False
+
+    def _met(self, event: OtherFleet) -> None:
+        """Leave a session that another fleet's hub uses, too: at once, or for longer and longer where it is the only one to be had."""
+        if self._online:
+            moves = self._shared_broker.met(event.fleet, now=self._monotonic())
+            self._disconnected(Disconnected(DROPPED, taken_over=not moves))
 
     def _make_room(self) -> None:
         """Leave the broker to the other hub, with a word for it."""
