@@ -69,3 +69,17 @@ def test_a_hub_whose_connection_is_taken_names_both_possible_causes(fleet: Fleet
     assert "a second hub of this fleet" in plain
     assert "the hub of another fleet uses this broker" in plain
     assert "another fleet" not in with_fleet
+
+
+def test_two_hubs_that_began_with_one_client_id_go_on_beside_each_other(embedded: Broker, fleet: Fleet, tmp_path: Path) -> None:
+    other = Fleet(tmp_path / "other", topics=OTHER)
+    with fleet.hub(embedded), other.hub(embedded, fleet="other"):
+        mine, others = Device.connect("n-1", embedded, fleet), Device.connect("m-1", embedded, other)
+        for device, one in ((mine, fleet), (others, other)):
+            until("its own node", lambda device=device, one=one: device.say_state() or one.store.node(device.name), seconds=60)
+        assert not [node.node for node in fleet.store.nodes() if node.node != "n-1"]
+        assert not [node.node for node in other.store.nodes() if node.node != "m-1"]
+        assert not fleet.store.refusals()
+        assert not other.store.refusals()
+
+    assert (fleet.directory / MARKER).exists() or (other.directory / MARKER).exists()
