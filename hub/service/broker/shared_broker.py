@@ -2,7 +2,8 @@
 
 What waits there for the other hub is not acknowledged, so that it gets all of it at its next connection. Where nothing but its client id
 tells a client's name, this hub goes on under an id with its fleet's name, and keeps to it: nobody has to do anything. What waited for it in
-the old session is lost with that: states are retained, and nodes are asked for receipts again. Decision 37 says why not all hubs do so.
+the old session is lost with that: states are retained, and nodes are asked for receipts and windows again, as after any lost session.
+Decision 37 says why not all hubs do so.
 """
 
 from collections.abc import Callable

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fleetcast.mqtt_connection import Disconnected, Message
+from hub.database.window_requests import WindowRequests
 from hub.service.broker.shared_broker import MARKER
 from hub.service.broker.taken_over import TakenOver
 from schemas.analytics_messages import Alert
@@ -17,6 +18,9 @@ DAY = 24 * 3600
 
 
 def test_a_hub_leaves_the_session_of_another_fleet_with_all_that_waits_in_it(embedded: Broker, fleet: Fleet) -> None:
+    with fleet.hub(embedded):
+        Device.connect("n-0", embedded, fleet)
+        until("a node that is known", lambda: fleet.store.node("n-0"))
     others_hub = Client.of(embedded, client_id="hub", session_expiry_seconds=DAY)
     others_hub.open()
     others_hub.subscribe(OTHER.filter("telemetry"))
@@ -29,6 +33,7 @@ def test_a_hub_leaves_the_session_of_another_fleet_with_all_that_waits_in_it(emb
         alert = until("the alert", lambda: [one for one in fleet.store.alerts_of("refused") if one.code == Code.BROKER_SHARED])[0]
         Device.connect("n-1", embedded, fleet)
         until("its own node", lambda: fleet.store.node("n-1"))
+        assert WindowRequests(fleet.store.database, "hub").count()  # What waited for this hub in that session is asked for again.
         assert others_hub.open().session_present
         assert others_hub.next(Message).payload == b"a window of another fleet"
         node.link.publish(OTHER.telemetry("delay", "lab"), b"one more")
