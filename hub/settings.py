@@ -39,6 +39,8 @@ class HubSettings(FileSettings):
     broker_url: str = ""  # The broker's URL: mqtt://host:1883 or mqtts://host:8883. Empty starts the embedded broker on loopback.
     # Port of the embedded broker. 0 picks a free port and keeps it in `broker/port`.
     broker_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    # Put the fleet's name before the client id, so that several fleets can use a broker without certificates. Ignored with `tls_ca`.
+    client_id_has_fleet: bool = False
     tls_ca: str = ""  # Certificate authority of the broker: a PEM file. It needs `tls_certificate` and `tls_key` beside it.
     tls_certificate: str = ""  # Our certificate for the broker: a PEM file.
     tls_key: str = ""  # The private key of `tls_certificate`: a PEM file.

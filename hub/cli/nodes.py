@@ -381,4 +381,5 @@ def _setting(one: Mapping[str, Any]) -> str:
 
 def _in_words(one: dict[str, Any]) -> str:
     busy = "" if one["state"] == "active" else f" ({one['state']} {one['target_version'] or ''}{' ' + one['code'] if one['code'] else ''})"
-    return f"{one['model']}@{one['serving_version'] or '-'}{busy}"
+    since = f" by its last receipt, and reports {one['reported_version']}" if one.get("reported_version") else ""
+    return f"{one['model']}@{one['serving_version'] or '-'}{since}{busy}"

@@ -81,8 +81,9 @@ class Processes:
 
     def _judge(self, now: float) -> None:
         if self._leadership is not None and self._leadership.is_clock_wrong:
-            self._notes.alert(wrong_clock(self._leadership, self._me.host))
-            self._leadership.resign()  # Another, whose clock is right, signs; this process ends.
+            alert = wrong_clock(self._leadership, self._me.host)
+            self._notes.alert(alert)
+            self._leadership.resign(alert.text)  # Another, whose clock is right, signs; this process ends.
             return
         ingesting = self._ingesting()
         found = shards.findings([(one.name, shards.parse(one.shard)) for one in ingesting])

@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
+from random import Random
 
 import structlog
 
+from fleetcast.backoff import Backoff
 from hub.database.connection import Database
 from hub.database.leadership import CLOCK_SECONDS_MAX, Leadership, leader_of
 from hub.database.members import Member, Members
@@ -21,6 +23,8 @@ from schemas.errors import Code, Unreachable
 log = structlog.get_logger()
 
 ASK_SECONDS = 0.5  # Between two attempts to lead.
+FAILED = Backoff(ASK_SECONDS, 5.0)  # The same while the database does not answer: when it does, somebody is to lead soon.
+LOGGED_SECONDS = 30.0  # Between two lines of the log about a database that does not answer.
 BEAT_SECONDS = 5.0
 CLOCK_AGAIN_SECONDS = 3600.0  # Between two alerts about a clock that stays wrong.
 STANDBY = "standby"
@@ -43,18 +47,24 @@ def lead(place: str, settings: HubSettings, stop: threading.Event, *, wall: Call
         listens=False,
         term=0,
     )
+    pauses, chances, logged_at = FAILED, Random(), float("-inf")
     waiting = _Waiting(store, me, Leadership(Database(place), holder=f"{settings.process_name} on {host} (pid {os.getpid()})"))
     try:
         while not stop.is_set():
+            seconds = ASK_SECONDS
             try:
                 if waiting.leadership.try_to_lead():
                     log.info("leadership.taken", term=waiting.leadership.term)
                     waiting.ended()
                     return waiting.leadership
                 waiting.tick()
+                pauses = FAILED
             except Unreachable as error:
-                log.warning("standby.failed", reason=str(error))
-            stop.wait(ASK_SECONDS)
+                seconds, pauses = min(FAILED.seconds_max, pauses.wait_seconds(chances.random())), pauses.doubled()
+                if time.monotonic() - logged_at >= LOGGED_SECONDS:
+                    logged_at = time.monotonic()
+                    log.warning("standby.failed", reason=str(error), again_seconds=round(seconds, 1))
+            stop.wait(seconds)
         waiting.ended()
         return None
     finally:
