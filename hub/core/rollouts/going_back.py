@@ -22,8 +22,8 @@ FIRST = "to no release, for it is the first of its nodes"
 def destination(deployment: Deployment, node: Node, model: str) -> bytes | None:
     """Return the release that a node which serves the rollout's release has after going back; None: it serves nothing then.
 
-    A node that the rollout has moved goes to what it served before. One that served the release already, such as by another deployment, takes
-    the fallback.
+    A node that the rollout has moved goes to what it served before. One that served the release already, such as by another deployment,
+    takes the fallback.
     """
     serving, release = node.serving.get(model), deployment.release.digest
     if serving is not None and serving.since >= deployment.started:

@@ -9,12 +9,12 @@ from fleetcast.counted import counted as number_of
 from fleetcast.counted import verb
 from hub.core.rollouts import commands, going_back
 from hub.core.rollouts.tally import retries_of
-from hub.operations import rollouts
+from hub.operations import planning, rollouts
 from hub.operations.node_classes import NodeLine
 from hub.operations.queueing import queue
 from hub.web.console.moments import counted
 from hub.web.console.page import Asking, Done, Given, Question, View, etag_of, serial_of
-from hub.web.console.pages.node_words import megabytes
+from hub.web.console.pages.release_plan import cost_in_words
 from hub.web.console.pages.rollout import PATH
 from hub.web.console.pages.rollout_facts import RolloutFacts, rollout_of
 from hub.web.console.sentence import named
@@ -88,7 +88,7 @@ def ask_approve(view: View) -> Asking:
         facts,
         "approve",
         heading=f"Approve stage {at + 1}?",
-        text=f"When stage {at} has passed, {move}{_cost(facts, mine)}.",
+        text=f"When stage {at} has passed, {move}{_cost(view, facts, mine)}.",
         no="Not yet",
         yes=f"Approve {number_of(len(mine), 'node')}",
         of=[len(mine)],
@@ -205,16 +205,13 @@ def _holds(line: NodeLine, digest: bytes | None) -> bool:
     return digest is None or any(slot.model == line.model and digest in {slot.serving, slot.last_good} for slot in line.node.state.slots)
 
 
-def _cost(facts: RolloutFacts, lines: Sequence[NodeLine]) -> str:
-    """Return what the move of nodes costs, by what it has cost those that moved; "" where none has."""
-    digest = facts.deployment.release.digest
-    slots = [slot for line in facts.lines for slot in line.node.state.slots if slot.model == line.model]
-    planned = [slot.bytes_planned for slot in slots if digest in {slot.target, slot.serving} and slot.bytes_planned]
-    if not planned or not lines:
+def _cost(view: View, facts: RolloutFacts, lines: Sequence[NodeLine]) -> str:
+    """Return what the move of nodes costs, by the same reckoning as the plan and the question before the start; "" where none moves."""
+    if not lines:
         return ""
-    each = sum(planned) / len(planned)
-    roaming = sum(line.node.state.link == "roaming" for line in lines)
-    return f": about {megabytes(each * len(lines))} MB, {megabytes(each * roaming)} of it roaming"
+    states = [line.node.state for line in lines]
+    fetched = planning.fetched_by(view.fleet, facts.model.name, facts.deployment.release.version, states)
+    return f": {cost_in_words(fetched.total_bytes, fetched.roaming_bytes)}"
 
 
 def _done(kind: type[commands.OfDeployment]) -> Callable[[View, Given], Done]:
