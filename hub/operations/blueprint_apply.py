@@ -113,10 +113,8 @@ class _Applying:
             return Applied(in_force.revision, 0)
         same_as = same.revision if same is not None and same != in_force else None
         try:
-            if (
-                in_force is not None and (made := made_of(self._fleet, in_force)) != in_force.done
-            ):  # It is not in force any more from here on.
-                self._blueprints.count(in_force.revision, made)
+            if in_force is not None and (of_before := made_of(self._fleet, in_force)) != in_force.done:
+                self._blueprints.count(in_force.revision, of_before)  # From here on another one is compared with the fleet.
             self._revision = self._blueprints.begin(self._plan.written.text, left=len(changes), same_as=same_as)
         except Refused as refused:
             raise Refused(refused.code, f"{refused.reason} (nothing was changed)") from None

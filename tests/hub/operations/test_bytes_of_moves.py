@@ -1,12 +1,16 @@
 """The bytes of one move, of a day and of a release: what was fetched before is not charged again, and states are those of now."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hub.core.delivery.receipt_counts import Counts
-from hub.database.rows import ReceiptRow
+from hub.core.rollouts import commands
+from hub.database.rows import NodeRow, ReceiptRow
+from hub.operations import planning
 from hub.operations.byte_sums import DAY, of_day
 from hub.operations.node_story import receipt_lines
 from hub.operations.opened_fleet import OpenedFleet
@@ -16,6 +20,7 @@ from schemas import codec
 from schemas.manifest import Manifest
 from schemas.names import sha256
 from schemas.receipt import Evidence, Receipt, SealedReceipt
+from schemas.state import Profile, Slot, State
 from tests.hub.hubs import Fleet
 
 FETCHED = Evidence(bytes_planned=800, bytes_received=700, bytes_reused=100)
@@ -90,3 +95,24 @@ def test_a_release_is_serving_only_where_it_serves_now(site: Site) -> None:
     assert (states("1.0.0"), states("1.1.0")) == (["served"], ["serving"])
     site.sign(site.releases["1.1.0"], Evidence(), at=DAY + 400, outcome="rolled_back")
     assert (states("1.0.0"), states("1.1.0")) == (["served"], ["rolled_back"])
+
+
+def test_what_is_on_a_nodes_disk_is_charged_by_no_question(site: Site) -> None:
+    serving, other = (sha256(codec.encode(site.releases[version])) for version in ("1.0.0", "1.1.0"))
+    profile = Profile(arch="x86_64", cores=1, memory_bytes=2**30, labels={})
+
+    def state(**slot: Any) -> State:
+        slots = (Slot(model="delay", state="active", serving=serving, serving_version="1.0.0", **slot),)
+        return State(node="n1", session=1, status="online", at=1, public_key=b"k", profile=profile, link="roaming", slots=slots)
+
+    without, holding = state(), state(last_good=other)
+    asked = commands.read_as(commands.Start, json.dumps({"version": "1.1.0", "stages": [100]}))
+
+    def planned(one: State) -> int:
+        site.opened.store.upsert_node(NodeRow(one.node, 1, "online", 1, codec.encode(one), b"k", "default"))
+        return int(planning.plan(site.opened, "delay", asked)[0]["bytes_planned"])
+
+    for one in (without, holding):
+        found = planning.fetched_by(site.opened, "delay", "1.1.0", [one])
+        assert found.total_bytes == found.roaming_bytes == planned(one)
+    assert planned(without) > planned(holding) == 0
