@@ -6,6 +6,7 @@ carries its own Will.
 """
 
 import contextlib
+import select
 import socket
 import ssl
 import struct
@@ -16,15 +17,18 @@ from itertools import takewhile
 from typing import Any, Final, Protocol
 from urllib.parse import unquote, urlsplit
 
-import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion, _ConnectionState
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from fleetcast.absent_modules import absent
 from schemas.errors import Code, Refused, Unreachable
 from schemas.limits import PACKET_BYTES_MAX
+
+with absent("dns"):  # which paho would load for SRV records, where another program has installed it: 0.07 s of CPU
+    import paho.mqtt.client as paho
 
 KEEPALIVE_SECONDS = 60
 CONNECT_TIMEOUT_SECONDS = 10
@@ -168,8 +172,8 @@ class Inbox(Protocol):
 
 
 class BoundedClient(paho.Client):
-    """Change three habits of paho that a broker could use against us, and two that cost a hub most of its time: a
-    system call for every few bytes read, and three for every acknowledgement.
+    """Change three habits of paho that a broker could use against us, two that cost a hub most of its time (a system
+    call for every few bytes read, and three for every acknowledgement), and one that loses it its broker when a thousand files are open.
     """
 
     _ahead, _ahead_at = b"", 0  # Bytes that were read from the socket and not asked for yet.
@@ -185,6 +189,37 @@ class BoundedClient(paho.Client):
         begin = self._ahead_at
         self._ahead_at = min(begin + bufsize, len(self._ahead))
         return self._ahead[begin : self._ahead_at]
+
+    def _loop(self, timeout: float = 1.0) -> MQTTErrorCode:
+        # paho waits by select(), which takes no descriptor from 1024 on: a connection that got such a number would be lost at once, and the
+        # next one, too. The steps are those of paho's own loop.
+        sock, wake = self._sock, self._sockpairR
+        if sock is None:
+            return MQTTErrorCode.MQTT_ERR_NO_CONN
+        ahead = sock.pending() if isinstance(sock, ssl.SSLSocket) else 0
+        number, poll = sock.fileno(), select.poll()
+        try:
+            poll.register(number, select.POLLIN | (select.POLLOUT if self.want_write() else 0))
+            if wake is not None:
+                poll.register(wake, select.POLLIN)
+            found = dict(poll.poll(0 if ahead else 1000 * timeout))
+        except (TypeError, ValueError, OSError):  # It was closed meanwhile.
+            if self._state not in (_ConnectionState.MQTT_CS_DISCONNECTING, _ConnectionState.MQTT_CS_DISCONNECTED):
+                self._state = _ConnectionState.MQTT_CS_CONNECTION_LOST
+            return MQTTErrorCode.MQTT_ERR_CONN_LOST
+        if ahead or found.get(number, 0) & ~select.POLLOUT:
+            result = self.loop_read()
+            if result or self._sock is None:
+                return result
+        is_woken = wake is not None and wake.fileno() in found
+        if is_woken and wake is not None:
+            with contextlib.suppress(BlockingIOError):
+                wake.recv(10_000)  # One byte for each call from another thread.
+        if is_woken or found.get(number, 0) & select.POLLOUT:
+            result = self.loop_write()
+            if result or self._sock is None:
+                return result
+        return self.loop_misc()
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
         """Handle all that was read from the socket, and write in between."""
