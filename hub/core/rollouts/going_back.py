@@ -11,12 +11,11 @@ from fleetcast.counted import counted
 from hub.core.rollouts.deployments import Model, followers
 from hub.core.rollouts.fleet import Node
 from hub.core.rollouts.moves import is_where_it_was
-from hub.core.rollouts.rollout import Progress
+from hub.core.rollouts.rollout import Progress, fallback_in_words
 from schemas.deployments import DEFAULT, Deployment, deciding
 from schemas.errors import Code, Refused
 
 Destinations = Counter[bytes | None]  # How many nodes go to which release; None: to nothing.
-FIRST = "to no release, for it is the first of its nodes"
 
 
 def destination(deployment: Deployment, node: Node, model: str) -> bytes | None:
@@ -72,11 +71,11 @@ def _decides(model: Model, node: Node) -> str | None:
 
 def in_words(deployment: Deployment, to: Destinations, version_of: Callable[[bytes], str | None]) -> str:
     """Return where nodes go, as the hub's sentence has it: `to 1.2.0`, or `to 1.2.0 (3 nodes) and 1.1.0 (1 node)`."""
-    if not to:
-        return f"to {deployment.fallback.version}" if deployment.fallback is not None else FIRST
+    if not to or set(to) == {None}:
+        return fallback_in_words(deployment)
     found = [(named(digest, version_of), count) for digest, count in to.most_common()]
     if len(found) == 1:
-        return FIRST if None in to else f"to {found[0][0]}"
+        return f"to {found[0][0]}"
     parts = [f"{version} ({counted(count, 'node')})" for version, count in found]
     return f"to {', '.join(parts[:-1])} and {parts[-1]}"
 
