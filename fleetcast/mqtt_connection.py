@@ -35,7 +35,8 @@ CONNECT_TIMEOUT_SECONDS = 10
 NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which the ssl module does not name.
 CONNACK_SECONDS = 30.0  # Over 20 kbit/s with 2 s of delay a connection takes longer than a retry would wait.
 GOODBYE_SECONDS = 2.0
-PROCESS_PROPERTY, PROCESS_MAX = "process", 64  # Characters; what a stranger sends is cut.
+PROCESS_PROPERTY, WINDOWS_PROPERTY = "process", "windows"  # User properties that this fleet knows.
+PROPERTY_MAX = 64  # Characters; what a stranger sends is cut.
 DROPPED = "dropped"  # The reason of a connection that we ended ourselves.
 SESSION_TAKEN_OVER = 0x8E  # MQTT 5 reason code of a DISCONNECT: another client has connected with our client id.
 INFLIGHT_MAX = 64  # Publishes awaiting PUBACK; paho's 20 halves the rate, and a broker's Receive Maximum lowers it.
@@ -127,6 +128,7 @@ class Message:
     qos: int
     epoch: int  # Number of the connection that it came by: an acknowledgement on another one would be a protocol error.
     process: str = ""  # The user property of this name: which process of the sender published it.
+    windows: str = ""  # And this one: which windows an empty message asks for.
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,10 +405,11 @@ class Link:
         expiry_seconds: int | None = None,
         content_type: str | None = None,
         process: str = "",
+        windows: str = "",
     ) -> int:
         """Queue one QoS 1 publish and return its id, which `Published` will name.
 
-        `process` goes along as a user property, which readers of an earlier version do not look at.
+        `process` and `windows` go along as user properties, which readers of an earlier version do not look at.
 
         Raises:
             Unreachable: too many are waiting already.
@@ -416,8 +419,8 @@ class Link:
             properties.MessageExpiryInterval = expiry_seconds
         if content_type is not None:
             properties.ContentType = content_type
-        if process:
-            properties.UserProperty = [(PROCESS_PROPERTY, process)]
+        if user := [(name, value) for name, value in ((PROCESS_PROPERTY, process), (WINDOWS_PROPERTY, windows)) if value]:
+            properties.UserProperty = user
         info = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
         if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
             raise Unreachable(f"broker {self._url}: {QUEUED_MAX} publishes wait already")
@@ -511,9 +514,10 @@ class Link:
         if message.qos:
             with self._ack_lock:
                 self._unacked[message.mid] = False
-        process = next((value for name, value in getattr(message.properties, "UserProperty", ()) if name == PROCESS_PROPERTY), "")
+        user = getattr(message.properties, "UserProperty", ())
+        process, windows = (_property(user, name) for name in (PROCESS_PROPERTY, WINDOWS_PROPERTY))
         self._inbox.put(
-            Message(message.topic, bytes(message.payload), message.retain, message.mid, message.qos, self._epoch, process[:PROCESS_MAX])
+            Message(message.topic, bytes(message.payload), message.retain, message.mid, message.qos, self._epoch, process, windows)
         )
 
     def _on_publish(self, client: paho.Client, userdata: object, mid: int, reason: ReasonCode, properties: Properties) -> None:
@@ -527,6 +531,10 @@ class Link:
 
 def _properties(packet: int) -> Properties:
     return Properties(packet)  # type: ignore[no-untyped-call]  # paho left this one constructor without types
+
+
+def _property(user: Iterable[tuple[str, str]], name: str) -> str:
+    return next((value for found, value in user if found == name), "")[:PROPERTY_MAX]
 
 
 def _no_delay(sock: Any) -> None:

@@ -13,7 +13,7 @@ import structlog
 
 from hub.core.publish.believed_time import STEP_SECONDS_MIN
 from hub.database.connection import Database
-from hub.database.early_windows import EarlyWindows, UndatedRow
+from hub.database.undated_windows import UndatedRow, UndatedRows
 from hub.service.alerts.event_log import Notes
 from hub.service.broker.mqtt import WindowArrived
 from hub.service.steady_clock import is_held
@@ -33,8 +33,8 @@ class UndatedWindows:
     """Hold them."""
 
     def __init__(self, database: Database, notes: Notes, *, clock: Callable[[], float]) -> None:
-        self._store, self._notes, self._clock = EarlyWindows(database), notes, clock
-        self._counts = Counter(self._store.undated_counts())
+        self._store, self._notes, self._clock = UndatedRows(database), notes, clock
+        self._counts = Counter(self._store.counts())
         self._is_held = False
         self._coming: list[WindowArrived] = []
 
@@ -63,7 +63,7 @@ class UndatedWindows:
             kept.append((event.model, event.cohort, event.window.start, codec.encode(event.window)))
         self._coming.clear()
         if kept:
-            self._store.add_undated(kept)
+            self._store.add(kept)
             log.info("windows.kept_undated", windows=len(kept))
 
     def _make_room(self, cohort: str, coming: list[tuple[str, str, int, bytes]]) -> bool:
@@ -74,7 +74,7 @@ class UndatedWindows:
         own = next((one for one in coming if one[1] == loudest), None)
         if own is not None:
             coming.remove(own)
-        elif not self._store.drop_oldest_undated(loudest):
+        elif not self._store.drop_oldest(loudest):
             return False
         self._counts[loudest] -= 1
         return True
@@ -84,10 +84,10 @@ class UndatedWindows:
         if not self._counts.total() or is_held(self._clock):
             return []
         now = int(self._clock())
-        return self._store.undated(until=now + WINDOW_FUTURE_SECONDS_MAX, beyond=now + AHEAD_SECONDS, limit=AT_ONCE)
+        return self._store.due(until=now + WINDOW_FUTURE_SECONDS_MAX, beyond=now + AHEAD_SECONDS, limit=AT_ONCE)
 
     def done(self, rows: Sequence[UndatedRow]) -> None:
         """Drop windows that wait no more."""
         if rows:
-            self._store.change(add=(), drop=[one.id for one in rows])
-            self._counts = Counter(self._store.undated_counts())
+            self._store.drop([one.id for one in rows])
+            self._counts = Counter(self._store.counts())

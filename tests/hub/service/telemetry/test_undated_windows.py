@@ -8,8 +8,8 @@ import pytest
 
 from fleetcast.mqtt_connection import Message
 from hub.core.publish.believed_time import START_SECONDS_HELD
-from hub.database.early_windows import EarlyWindows
 from hub.database.store import Store
+from hub.database.undated_windows import UndatedRows
 from hub.service.alerts.event_log import Notes
 from hub.service.broker.mqtt import WindowArrived
 from hub.service.steady_clock import SteadyClock
@@ -25,7 +25,7 @@ HOUR, YEAR = 3600, 365 * 86_400.0
 
 
 def waiting(fleet: Fleet) -> int:
-    return sum(EarlyWindows(fleet.store.database).undated_counts().values())
+    return sum(UndatedRows(fleet.store.database).counts().values())
 
 
 def test_windows_wait_while_a_hub_that_was_off_for_a_year_holds_its_clock(embedded: brokers.Broker, tmp_path: Path) -> None:
@@ -78,6 +78,5 @@ def test_the_pool_of_undated_windows_is_bounded_and_fair(tmp_path: Path, monkeyp
         pool.refused(event, Refused(Code.WINDOW_FUTURE, "no"))
     pool.keep()
 
-    assert EarlyWindows(store.database).undated_counts() == {"loud": 4, "quiet": 1}
+    assert UndatedRows(store.database).counts() == {"loud": 4, "quiet": 1}
     assert pool.due() == []
-    assert EarlyWindows(store.database).all() == []  # They do not wait for a name.
