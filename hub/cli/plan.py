@@ -126,11 +126,14 @@ def _print(result: Mapping[str, Any], *, none_fits: str) -> None:
 def ledger(release: str, directory: Path, as_json: bool) -> None:
     """Show the bytes that a release has cost each node.
 
-    Payload bytes: planned = received + reused + missing. Wasted bytes (sent twice, or damaged) come on top.
+    Payload bytes since the node first took the release: planned = received + reused + missing. Wasted bytes (sent twice, or damaged) come
+    on top. The state is true now: `serving`; `served`, where the node serves another release now, or none; `rolled_back`, where it went
+    back by itself; or the step of a transfer that is under way.
 
     \b
     Examples:
       fleetcast ledger delay@1.2.0
+      fleetcast ledger delay@1.2.0 --where state=serving
       fleetcast ledger delay@1.2.0 --json
     """
     model, version = split(release)

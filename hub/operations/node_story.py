@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from hub.core.delivery.receipt_counts import Counts
 from hub.core.rollouts.fleet import Node
 from hub.database.rows import ReceiptRow
+from hub.database.store import Store
 from hub.operations.node_changes import document_of
 from hub.operations.opened_fleet import OpenedFleet
 from schemas import codec
@@ -31,6 +33,7 @@ class ReceiptLine:
     reason: str
     evidence: Evidence | None
     signer: str
+    moved: Counts  # Bytes since the receipt before it about the same release.
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +54,19 @@ class Setting:
     source: str
 
 
-def receipt_lines(rows: Sequence[ReceiptRow], public_key: bytes) -> list[ReceiptLine]:
-    """Return the lines of a node's receipts."""
+def receipt_lines(store: Store, rows: Sequence[ReceiptRow], public_key: bytes) -> list[ReceiptLine]:
+    """Return the lines of a node's receipts, which are given the newest first."""
     signer = sha256(public_key).hex()[:8] if public_key else ""
-    return [
-        ReceiptLine(row.received_at, row.outcome, row.model or "", row.version or "", row.code, row.reason, evidence_of(row), signer)
-        for row in rows
-    ]
+    found = []
+    for at, row in enumerate(rows):
+        evidence, moved = evidence_of(row), Counts()
+        if evidence is not None and row.digest is not None:
+            before = next((one for one in rows[at + 1 :] if one.digest == row.digest), None) or store.receipt_before(row)
+            earlier = evidence_of(before) if before is not None else None
+            moved = Counts.of(evidence).since(Counts.of(earlier) if earlier is not None else None)
+        line = ReceiptLine(row.received_at, row.outcome, row.model or "", row.version or "", row.code, row.reason, evidence, signer, moved)
+        found.append(line)
+    return found
 
 
 def evidence_of(row: ReceiptRow) -> Evidence | None:

@@ -62,7 +62,7 @@ def _reading(api: APIRouter) -> None:
         """List the blueprints that were applied, the newest first."""
         before = key_of(cursor, [int])[0] if cursor is not None else None
         found = Blueprints(fleet.store.database).page(limit + 1, before=before)
-        rows = [blueprint.revision_row(one, in_force=before is None and number == 0) for number, one in enumerate(found)]
+        rows = [blueprint.revision_row(fleet, one, in_force=before is None and number == 0) for number, one in enumerate(found)]
         return ended(rows, lambda row: cursor_of([row["revision"]]), limit=limit)
 
     @api.get("/blueprint/revisions/{revision}", response_model=BlueprintText, tags=["blueprint"])

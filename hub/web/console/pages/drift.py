@@ -9,6 +9,7 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from fleetcast.counted import verb
+from fleetcast.sentence_end import ended
 from hub.core.drift import shift_size
 from hub.database.drift_queries import Findings
 from hub.operations import csv_exports, drift_story
@@ -280,7 +281,7 @@ def _story(view: View, row: dict[str, Any]) -> tuple[Story | None, str]:
         except Refused as refused:
             if signal or at:
                 raise
-            return None, f"Nothing is drawn: {refused.reason}."
+            return None, ended(f"Nothing is drawn: {refused.reason}")
 
     if row["state"] == "too few":
         return None, f"Nothing is drawn: {row['reason']}."

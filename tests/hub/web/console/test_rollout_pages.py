@@ -138,7 +138,7 @@ def test_a_screen_on_a_wall_goes_from_each_page_to_the_next(as_role: Callable[[s
             "Halt delay 1.4.0? 4 nodes keep 1.4.0, 8 stay on what they serve (8 on 1.3.2). 1 of them has begun to fetch and will stop.",
         ),
         ("back", "Take 4 nodes back? Each goes back to what it served before: 4 to 1.3.2."),
-        ("approve", "Approve stage 2? When stage 1 has passed, 6 nodes move to 1.4.0: about <0.01 MB"),
+        ("approve", "Approve stage 2? When stage 1 has passed, 6 nodes move to 1.4.0: about 0.60 MB"),
         ("retry", "tries once more. Their failures count again."),
     ],
 )
