@@ -35,6 +35,7 @@ from schemas.errors import Code, Refused, mismatch
 from schemas.limits import MIB
 from schemas.manifest import Manifest
 from schemas.names import sha256
+from schemas.patterns import reason_of
 
 if TYPE_CHECKING:
     from hub.publish.builder import BuiltRelease
@@ -138,7 +139,7 @@ def _profile(path: Path, name: str, table: object) -> DeviceProfile:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, (name, *first["loc"])))
-        raise Refused(Code.SETTINGS_INVALID, f"{path}: {where}: {first['msg']}") from None
+        raise Refused(Code.SETTINGS_INVALID, f"{path}: {where}: {reason_of(first)}") from None
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from schemas.bundle import MINIMUM_FIELD, role_name
 from schemas.errors import Code, Refused
 from schemas.limits import ROOTS_MAX
 from schemas.names import sha256
+from schemas.patterns import reason_of
 
 OFFER_BYTES_MAX = 4 * 1024 * 1024  # A targets role with 1,000 models and a key for each has 400 KB.
 KIND = "fleetcast key offer"
@@ -212,8 +213,8 @@ def read(path: Path) -> Offer:
         raise
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        wrong = f"{where}: {first['msg']}" if where else first["msg"]  # Text that is no JSON has no place.
+        where, reason = ".".join(map(str, first["loc"])), reason_of(first)
+        wrong = f"{where}: {reason}" if where else reason  # Text that is no JSON has no place.
         raise Refused(Code.SETTINGS_INVALID, f"{path} is no offer of keys: {wrong}") from None
     except (ValueError, KeyError, TypeError, AttributeError, DeserializationError, UnsignedMetadataError, RecursionError) as error:
         raise Refused(Code.SETTINGS_INVALID, f"{path} is no offer of keys: {type(error).__name__}: {error}"[:300]) from None

@@ -18,6 +18,7 @@ from schemas import codec
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import BLOCK_BYTES_MAX, DELTA_PARENTS_MAX, INDEX_PART_BLOCKS_MAX, KIB, MIB
 from schemas.manifest import Block, File, Index, Manifest, Payload, Tensor
+from schemas.patterns import wrong_text
 
 INLINE_BLOCKS_MAX = 256  # blocks in a manifest, all files together: about 22 KB of its 64; a list that does not fit becomes an index
 INDEX_PART_BYTES_MAX = BLOCK_BYTES_MAX - KIB  # entries in a part, which is a block itself
@@ -330,7 +331,8 @@ def invalid(code: Code, what: str, error: ValidationError) -> Refused:
     """Return a refusal that names the field in which a document's own check has failed, why, and what was found."""
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
-    return Refused(code, f"{what}: {where}: {first['msg']}, found {str(first['input'])[:64]!r}")
+    wrong = wrong_text(first) or f"{first['msg']}, found {str(first['input'])[:64]!r}"
+    return Refused(code, f"{what}: {where}: {wrong}")
 
 
 def first_line(error: BaseException) -> str:

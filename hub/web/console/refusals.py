@@ -21,7 +21,6 @@ MENDS: Final = {  # What mends it on a page, which has no fields and headers to 
     Code.REQUEST_CONTENT_TYPE: "load the page again, and send its form from there",
     Code.NODE_UNKNOWN: "compare the name with the list of nodes",
 }
-PATTERN: Final = re.compile(r"string should match pattern '.*'", re.IGNORECASE | re.DOTALL)  # As pydantic writes it.
 BUG: Final = "That is a bug in fleetcast, not yours. Nothing was changed."
 
 
@@ -54,11 +53,10 @@ def of_refused(refused: Refused, status: int | None = None, *, names: Collection
 
 
 def sentence_of(reason: str, names: Collection[str] = ()) -> str:
-    """Return a reason as a sentence of a page: it begins with a capital letter unless it begins with a name, and has no pattern in it."""
-    words = PATTERN.sub("it has characters that are not allowed there, or is too long", reason)
-    first = words.partition(" ")[0].removesuffix(":").removesuffix(",")
+    """Return a reason as a sentence of a page: it begins with a capital letter unless it begins with a name."""
+    first = reason.partition(" ")[0].removesuffix(":").removesuffix(",")
     is_word = re.fullmatch(r"[a-z]+(?:'s)?", first) is not None and first.removesuffix("'s") not in names
-    return words[:1].upper() + words[1:] if is_word else words
+    return reason[:1].upper() + reason[1:] if is_word else reason
 
 
 def no_right(doing: str, right: Right, session: Session) -> Wrong:
