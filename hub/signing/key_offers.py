@@ -20,6 +20,7 @@ from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import CanonicalJSONSerializer
 
 from fleetcast import disk_room, durable
+from fleetcast.counted import counted as number_of
 from hub.signing.signatures import add_signature
 from schemas.bundle import MINIMUM_FIELD, role_name
 from schemas.errors import Code, Refused
@@ -138,7 +139,9 @@ class Offer:
                     left = ", ".join(one[:SHORT] for one in named.keyids if one not in valid) or "nobody"
                     of = f"{which} root holders" if role == "root" else f"{which} targets key"
                     need = named.threshold - len(valid)
-                    found[f"{role} ({which})"] = f"{len(valid)} of {named.threshold} signatures of the {of}; {need} more of {left}"
+                    found[f"{role} ({which})"] = (
+                        f"{len(valid)} of {number_of(named.threshold, 'signature')} of the {of}; {need} more of {left}"
+                    )
         return found
 
     def expires(self) -> datetime:

@@ -12,6 +12,7 @@ from typing import ParamSpec, assert_never
 
 import structlog
 
+from fleetcast.counted import counted
 from fleetcast.mqtt_connection import (
     BoundedClient,
     Cleared,
@@ -436,7 +437,9 @@ class Agent:
             self._link.ack(message)
         if dropped := self._inbox.dropped():
             log.warning("inbox.flooded", dropped=dropped)
-            self._status_writer.trouble(f"the broker sends more than this node can read: {dropped} messages were dropped")
+            self._status_writer.trouble(
+                f"the broker sends more than this node can read: {counted(dropped, 'message')} {'was' if dropped == 1 else 'were'} dropped"
+            )
         with suppress(queue.Empty):
             found.append(self._parse(self._inbox.get(timeout=0 if self._delivery.busy else TURN_SECONDS)))
             while len(found) < BATCH_EVENTS and not isinstance(found[-1], DocumentEvent):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from fleetcast.counted import counted
 from fleetcast.golden_comparison import compare_output
 from fleetcast.golden_file import plain_arrays
 from fleetcast.tensor_shapes import shape_fault
@@ -170,7 +171,7 @@ def check_size(manifest: Manifest) -> None:
         codec.encode(manifest)
     except Refused as refusal:
         signals = len(manifest.baseline.signals) if manifest.baseline else 0
-        raise Refused(refusal.code, f"{refusal.reason}; it describes {signals} signals, and fewer can be named") from None
+        raise Refused(refusal.code, f"{refusal.reason}; it describes {counted(signals, 'signal')}, and fewer can be named") from None
 
 
 def wire_bytes(blocks: Sequence[Block]) -> int:

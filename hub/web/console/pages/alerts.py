@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from fleetcast.counted import counted as number_of
 from hub.database.rows import AlertRow
 from hub.operations.alert_states import WEEK_SECONDS, deliveries_of, is_open
 from hub.web.console.moments import moment
@@ -77,7 +78,7 @@ def matters_of(view: View) -> list[tuple[str, str, str]]:
 
 
 def _sentence(count: int, ended: int) -> str:
-    lately = f"{ended} alert{'' if ended == 1 else 's'} ended in the last 7 days."
+    lately = f"{number_of(ended, 'alert')} ended in the last 7 days."
     return f"{count} {'thing is' if count == 1 else 'things are'} open. {lately}" if count else f"Nothing is open. {lately}"
 
 

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from fleetcast.counted import named
 from hub.operations.deployed import model_of
 from hub.operations.opened_fleet import check_model
 from hub.operations.rollout_rows import deployment_rows
@@ -65,7 +66,7 @@ def _sentence(name: str, lines: list[dict[str, Any]], nodes: int) -> Markup:
     ]
     rest = sum(one["nodes"] for one in lines[3:])
     parts = [*shown, *([said(f"{counted(rest)} serve others")] if rest else [])]
-    every = link(f"{counted(nodes)} {'node' if nodes == 1 else 'nodes'}", path("nodes", serves=name))
+    every = link(f"{counted(nodes)} {named(nodes, 'node')}", path("nodes", serves=name))
     return said("Of ", every, f" with {name}, ", listed(parts, " and "))
 
 
