@@ -50,7 +50,7 @@ def load(view: View) -> Answer:
     kept = {name: view.query.get(name) for name in ("state", "limit")}
     return Answer(
         _sentence(count, ended),
-        "fleetcast watch",
+        "fleetcast watch --history --kind alert",
         {
             "rows": [_row(row, now_open, told, view.now) for row in _open_first(rows, now_open)],
             "state": state,
@@ -61,6 +61,7 @@ def load(view: View) -> Answer:
             "left_out": max(0, count - OPEN_MAX),
         },
         title="alerts",
+        cli_besides="" if state == "all" else "other alerts",
         needs=count,
     )
 

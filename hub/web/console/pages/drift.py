@@ -194,7 +194,7 @@ def ask_known(view: View) -> Asking:
         text=said(f"{name} stays ", code("drifts"), "; the fleet page counts it as known until its evidence doubles or 7 days are over."),
         no="Leave it open",
         yes="Mark as known",
-        cli="fleetcast drift",
+        cli="",
         back_to=_at(row),
         etag=str(row["since"]),
         figure=f"drifts since {_since(row, view.now)}",

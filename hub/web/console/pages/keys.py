@@ -29,7 +29,8 @@ def _make(view: View) -> Asking:
                   "a publisher reads and publishes, an admin may do everything."),
         no="Make none",
         yes="Make the token",
-        cli="fleetcast tokens make NAME --role viewer",
+        cli="fleetcast tokens make NAME --role ROLE",
+        blanks="its name and role",
         back_to="/keys",
         fields=(
             Input("token_name", "Name", characters_max=api_tokens.NAME_CHARACTERS_MAX),
