@@ -60,7 +60,7 @@ def _sentence(name: str, lines: list[dict[str, Any]], nodes: int) -> Markup:
     if not nodes:
         return said(f"{name} runs on no node")
     if len(lines) == 1 and nodes > 1:
-        return said(link(f"All {counted(nodes)} nodes", lines[0]["address"]), f" with {name} serve {lines[0]['version']}")
+        return said(link(f"All {counted(nodes)} {named(nodes, 'node')}", lines[0]["address"]), f" with {name} serve {lines[0]['version']}")
     shown = [
         link(f"{counted(one['nodes'])} {'serves' if one['nodes'] == 1 else 'serve'} {one['version']}", one["address"]) for one in lines[:3]
     ]
