@@ -89,15 +89,15 @@ def settings_of(fleet: OpenedFleet, node: Node) -> list[Setting]:
     said = set(document.model_dump(exclude_none=True)) - ignored if document is not None else set()
     labels = " ".join(f"{key}={value}" for key, value in sorted(node.labels.items()))
 
-    def source(name: str, *, is_usual: bool) -> str:
+    def who(name: str, *, is_usual: bool) -> str:
         return "hub" if name in said else USUAL if is_usual else SITES_OWN
 
     cohort, is_sent = state.cohort or USUAL_COHORT, state.telemetry is not None
-    found = [Setting("labels", labels or "none", source("labels", is_usual=not labels))]
-    found.append(Setting("cohort", cohort, source("cohort", is_usual=cohort == USUAL_COHORT)))
+    found = [Setting("labels", labels or "none", who("labels", is_usual=not labels))]
+    found.append(Setting("cohort", cohort, who("cohort", is_usual=cohort == USUAL_COHORT)))
     if state.settings is not None and state.settings.display_name:
         found.append(Setting("display name", state.settings.display_name, "hub"))
-    found.append(Setting("telemetry", "on" if is_sent else "off", source("telemetry", is_usual=is_sent)))
+    found.append(Setting("telemetry", "on" if is_sent else "off", who("telemetry", is_usual=is_sent)))
     found.append(Setting("reports", f"every {node.report_seconds:g} s", "its own report" if state.report_seconds else USUAL))
     for slot in state.slots:
         for one in slot.parameters or ():

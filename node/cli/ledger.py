@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from fleetcast.counted import counted
 from node.cli.options import json_option, settings_option, store_of
 from node.settings import load
 
@@ -43,6 +42,6 @@ def ledger(path: Path, as_json: bool) -> None:
         text = ", ".join(f"{row[what]} {what}" for what in ("planned", "received", "reused", "missing", "wasted"))
         click.echo(f"{str(row['release'])[:12]}  {text}")
     for day in days:
-        click.echo(f"{day['day']}  {day['link']:<8} {counted(day['bytes'], 'byte')}")
+        click.echo(f"{day['day']}  {day['link']:<8} {day['bytes']} bytes")
     if not releases:
         click.echo("Nothing has been fetched.")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import click
 
-from fleetcast.counted import counted
 from node.cli.errors import Exit
 from node.cli.options import json_option
 from schemas.limits import MIB
@@ -68,7 +67,7 @@ def _in_words(proof: Proof) -> str:
     one = proof.evidence
     rows = [
         ("release", f"{release}, {proof.release.hex()[:12] if proof.release else '-'}"),
-        ("variant", f"{proof.variant}, {counted(one.threads, 'thread')} on {counted(proof.cores, 'core')}"),
+        ("variant", f"{proof.variant}, {one.threads} threads on {proof.cores} cores"),
         ("verdict", "passed"),
         ("golden rows", f"{one.golden_rows}, worst error {one.golden_error_max:.3g} of the tolerance"),
         ("load", f"{one.load_ms:.0f} ms"),
