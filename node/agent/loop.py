@@ -73,7 +73,6 @@ from node.broker.mqtt import (
     SettingsArrived,
     TimeArrived,
     TrustArrived,
-    WindowsAsked,
 )
 from node.core.settings.effective_settings import EffectiveSettings
 from node.core.trust.clock import MonotonicClock, MonotonicSeconds, SignedClock, WallClock
@@ -478,8 +477,6 @@ class Agent:
             self._handle_local(event)
         else:
             self._handle_broker(event)
-            if isinstance(event, DocumentEvent):
-                self._link.ack(event.message)
             self._disk.handled(event)
 
     def _handle_broker(self, event: ConnectionEvent | DocumentEvent) -> None:
@@ -496,23 +493,27 @@ class Agent:
                 self._reporter.published(mid, is_unread=is_unread)
             case TrustArrived():
                 self._trust_state.take_trust(event.bundle)
+                self._link.ack(event.message)
             case ModelArrived():
                 self._trust_state.take_model(event.bundle)
+                self._link.ack(event.message)
             case TimeArrived() | RolesArrived() | IndexArrived() | DeploymentsArrived():
                 self._trust_state.take(event)
+                self._link.ack(event.message)
             case SettingsArrived():
                 self._hub_settings.take(event.envelope)
-            case ReceiptsAsked():
+                self._link.ack(event.message)
+            case ReceiptsAsked(message):
                 self._slots.sign_again()
-            case WindowsAsked():
-                self._reporter.send_windows_again(event.request)
+                self._link.ack(message)
             case Unreadable(refusal, message):
                 model = self._link.model_of(message.topic)
                 self._reporter.refusal(refusal, model)
                 kind: FindingKind = "settings" if self._link.is_settings(message.topic) else "model" if model else "trust"
                 self._findings.put(kind, model, [refusal])
-            case Cleared():
-                pass
+                self._link.ack(message)
+            case Cleared(message):
+                self._link.ack(message)
             case _:
                 assert_never(event)
 
