@@ -18,8 +18,8 @@ COLUMNS = ["name", "nodes", "planned", "received", "reused", "wasted"]
 
 
 @click.command("bytes")
-@click.option("--day", metavar="DATE", help="A day of UTC, such as 2026-11-26. The default is today.")
-@click.option("--by", type=click.Choice(get_args(By)), default="release", show_default=True, help="What the bytes are summed up by.")
+@click.option("--day", metavar="DATE", help="Sum up this day of UTC, such as 2026-11-26. The default is today.")
+@click.option("--by", type=click.Choice(get_args(By)), default="release", show_default=True, help="Sum up by this.")
 @dir_option
 @json_option
 @list_options()

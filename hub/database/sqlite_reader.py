@@ -56,6 +56,9 @@ TABLES = frozenset(
         "serving",
         "streams",
         "touched_nodes",
+        "undated_windows",
+        "window_requests",
+        "window_sessions",
         "windows_seen",
         "withheld",
     }

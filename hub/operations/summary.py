@@ -9,6 +9,7 @@ from hub.operations.deployed import model_of
 from hub.operations.drift_rows import drift_of
 from hub.operations.opened_fleet import OpenedFleet
 from hub.operations.snapshot import Snapshot
+from hub.signing.unsigned_roles import unsigned_in_words
 
 
 def summary_of(fleet: OpenedFleet, seen: Snapshot) -> dict[str, Any]:
@@ -24,5 +25,6 @@ def summary_of(fleet: OpenedFleet, seen: Snapshot) -> dict[str, Any]:
         "models": len(models),
         "rollouts": dict(Counter(one.state for model in models for one in model.deployments)),
         "drifting": sum(row["alarm"] for row in drift_of(fleet)),
+        "unsigned": unsigned_in_words(fleet.repository.unsigned().roles, len(models)),
         "last_event": fleet.store.last_event_id(),
     }

@@ -290,6 +290,7 @@ class FleetShown(Shown):
     models: int
     rollouts: dict[str, int]
     drifting: int
+    unsigned: list[str] = []  # Keys that were changed and have not signed: what is wrong, and what mends it.
     last_event: int
 
 

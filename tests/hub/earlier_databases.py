@@ -26,6 +26,9 @@ def as_before_versions(db: Connection) -> None:
         "console_links",
         "release_hours",
         "known_drifts",
+        "window_sessions",
+        "window_requests",
+        "undated_windows",
         *ROLES,
     ):
         db.execute(f"DROP TABLE {name}")
