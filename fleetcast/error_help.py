@@ -172,8 +172,8 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "ask somebody whose token has the role that the message names, or have `fleetcast tokens make` make one",
     ),
     Code.REQUEST_UNKNOWN: (
-        "the hub's API has no such resource, or it does not take this method",
-        "compare the address with docs/api.md, or with the list from which it came",
+        "there is nothing of this name, such as a deployment or a token, or the hub's API does not take this method here",
+        "compare the name with the list from which it came; docs/api.md describes the addresses of the API",
     ),
     Code.REQUEST_STALE: (
         "what was to be changed has changed since it was looked at",

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from typing import Final, Literal
 
 from sqlalchemy import select
@@ -11,9 +12,12 @@ from hub.core.rollouts.fleet import Node
 from hub.database import tables
 from hub.database.connection import Database
 from schemas import codec
+from schemas.errors import Code, Refused
 from schemas.receipt import Receipt, SealedReceipt
 
 DAY: Final = 86_400
+FIRST: Final = date(2000, 1, 1)
+DATE_CHARACTERS: Final = 10
 RECEIPTS_MAX: Final = 20_000  # A day with a rollout to ten thousand nodes, and its way back.
 RELEASES_MAX: Final = 256  # Releases of a day whose earlier receipts are read.
 UNKNOWN_LINK: Final = "not reported"
@@ -54,6 +58,22 @@ class Day:
 
     transfers: tuple[Transfer, ...]
     is_cut: bool
+
+
+def begin_of(day: str | None, now: int) -> int:
+    """Return when a day of UTC begins; without one: today.
+
+    Raises:
+        Refused: REQUEST_INVALID: it is no day such as 2026-11-26, or has not begun.
+    """
+    today = datetime.fromtimestamp(now, UTC).date()
+    try:
+        chosen = today if day is None else date.fromisoformat(day) if len(day) == DATE_CHARACTERS else None
+    except ValueError:
+        chosen = None
+    if chosen is None or not FIRST <= chosen <= today:
+        raise Refused(Code.REQUEST_INVALID, f"day is a past day such as {today.isoformat()}, not {(day or '')[:20]!r}")
+    return int(datetime(chosen.year, chosen.month, chosen.day, tzinfo=UTC).timestamp())
 
 
 def of_day(database: Database, nodes: Mapping[str, Node], *, day: int, now: int, node: str | None = None) -> Day:

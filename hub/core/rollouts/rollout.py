@@ -402,7 +402,7 @@ def _retries(progress: Progress, listened: Listened) -> Retries:
 
 def _try_again(progress: Progress, now: int) -> tuple[Progress, tuple[Action, ...]]:
     failed, attempt = progress.tally.trying, (progress.deployment.attempt or 0) + 1
-    reason = f"begins attempt {attempt + 1}: {failed} node{'' if failed == 1 else 's'} failed"
+    reason = f"begins attempt {attempt + 1}: {number_of(failed, 'node')} failed"
     fresh = replace(progress, judged_from=now, held_since=None, retry_since=None, reason=reason)
     return _changed(fresh, attempt=attempt), (Announce(f"{progress.title} {reason}"),)
 

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from fleetcast.counted import counted as number_of
 from fleetcast.error_help import MEANINGS
 from hub.core.delivery.receipt_counts import Counts
 from hub.core.rollouts.fleet import Node
@@ -241,7 +242,7 @@ def _device(view: View, node: Node) -> list[tuple[str, str | Markup]]:
     found: list[tuple[str, str | Markup]] = []
     if profile is not None:
         memory = f"{counted(round(profile.memory_bytes / 2**20))} MiB"
-        found.append(("hardware", f"{profile.arch}, {profile.cores} core{'' if profile.cores == 1 else 's'}, {memory}"))
+        found.append(("hardware", f"{profile.arch}, {number_of(profile.cores, 'core')}, {memory}"))
         found.append(("providers", ", ".join(profile.providers) or "none reported"))
     found.append(("agent", state.software or "not reported"))
     found.append(("link", state.link or "not reported"))

@@ -227,7 +227,7 @@ def test_a_deployment_that_is_removed_leaves_no_row_behind(hub: Hub) -> None:
     assert before == [DEFAULT, "hold"]
     assert [row.deployment for row in hub.store.rollout_rows()] == [DEFAULT]
     assert answer == "deployment hold of delay is removed"
-    assert hub.ask("deploy_remove", name="hold").startswith("rollout.invalid: there is no deployment hold")
+    assert hub.ask("deploy_remove", name="hold").startswith("request.unknown: there is no deployment hold")
 
 
 def test_commands_name_the_deployment_where_there_are_several(hub: Hub) -> None:
