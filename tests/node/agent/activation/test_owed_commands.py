@@ -1,7 +1,6 @@
 """What a move asks for is done, although an error stopped it: a full disk, when no event comes again for it."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -73,8 +72,8 @@ def test_it_is_tried_seldom_while_the_disk_is_full() -> None:
 @pytest.mark.parametrize(
     ("command", "slot"),
     [
-        (Fetch(NEW), replace(FETCHING, state="active", target=None)),  # the rollout was halted
-        (Fetch(NEW), replace(FETCHING, target=OLD)),  # another release is wanted
+        (Fetch(NEW), FETCHING.model_copy(update={"state": "active", "target": None})),  # the rollout was halted
+        (Fetch(NEW), FETCHING.model_copy(update={"target": OLD})),  # another release is wanted
         (CancelFetch(OLD), FETCHING),  # another transfer began
         (Prepare(NEW), FETCHING),
         (Retire(OLD), FETCHING),  # it serves again
