@@ -329,6 +329,10 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "two processes of the hub take in what the same nodes report",
         "give each process its own shard, and all the same number of parts; docs/scaling.md",
     ),
+    Code.ROLE_MISSING: (
+        "no process of the hub has a role whose work is to be done",
+        "start a process with the role that the reason names; `fleetcast hubs` lists those that run; docs/scaling.md",
+    ),
     Code.LEADER_CLOCK: (
         "the clock of a hub's machine differs from its database's, so that it may not lead",
         "set both clocks, by NTP or the like",

@@ -131,6 +131,7 @@ class Code(StrEnum):
     HUB_DUPLICATE = "hub.duplicate"
     SHARD_GAP = "shard.gap"
     SHARD_OVERLAP = "shard.overlap"
+    ROLE_MISSING = "role.missing"
     LEADER_CLOCK = "leader.clock"
     CLOCK_STEPPED = "clock.stepped"
     NODE_ENROLLED = "node.enrolled"

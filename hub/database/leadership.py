@@ -71,6 +71,7 @@ class Leadership:
         self._beat_at = float("-inf")
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._lost = "it was stopped, or cut off from the database"
         self.term = 0
         self.clock_differs = 0.0  # Seconds that this machine's clock is ahead of the database's, as of the last beat.
 
@@ -114,7 +115,7 @@ class Leadership:
             Deposed: it does not, or not surely.
         """
         if not self.leads:
-            raise Deposed(f"{self._holder} no longer leads this fleet (term {self.term}): it was stopped, or cut off from the database")
+            raise Deposed(f"{self._holder} no longer leads this fleet (term {self.term}): {self._lost}")
 
     def fence(self, db: Connection) -> None:
         """Keep the term for as long as this transaction lasts.
@@ -126,8 +127,9 @@ class Leadership:
         if term != self.term:
             raise Deposed(f"{self._holder} led this fleet in term {self.term}, and another leads in term {term}: nothing was signed")
 
-    def resign(self) -> None:
-        """Let another lead."""
+    def resign(self, why: str = "") -> None:
+        """Let another lead; `why` is what `check` says from then on."""
+        self._lost = why or self._lost
         self._stop.set()
         if self._thread is not None:
             self._thread.join(BEAT_SECONDS * 5)

@@ -534,6 +534,18 @@ members = Table(
     Column("listens", Boolean, nullable=False),
     Column("term", BigInteger, nullable=False),
     Column("packet_bytes_max", BigInteger),
+    Column("folder", Text, nullable=False, server_default=""),
+)
+
+# What is wrong with a process of the hub now; a row is deleted when it is mended. `about` tells several of one code apart, such as keys.
+troubles = Table(
+    "troubles",
+    metadata,
+    Column("process", _characters(128), primary_key=True),
+    Column("code", _characters(64), primary_key=True),
+    Column("about", _characters(64), primary_key=True),
+    Column("since", BigInteger, nullable=False),
+    Column("text", Text, nullable=False),
 )
 
 # Nodes of which something was written, each with the transaction that did so last: by it other processes read what is new to them.

@@ -123,9 +123,11 @@ class BlockFetcher:
         if trouble and now - self._reported_at >= REPORT_SECONDS:
             self._reported_at, self._is_reported = now, True
             text = f"blocks cannot be served until the object store is back: {trouble}"
+            self._notes.troubles.begin(str(Code.BLOCKS_UNREACHABLE), text)
             self._notes.alert(Alert(kind="refused", at=int(self._wall()), code=str(Code.BLOCKS_UNREACHABLE), text=text))
         elif not trouble and self._is_reported:
             self._is_reported, self._reported_at = False, float("-inf")
+            self._notes.troubles.end(str(Code.BLOCKS_UNREACHABLE))
             self._notes.event("blocks.reachable", f"the object store {self._blocks.objects.url} answers again")
         self._report_disk(now)
         while self._failed:
@@ -146,9 +148,11 @@ class BlockFetcher:
             what = f"blocks cannot be kept in {trouble}; they are served from memory, and fetched from the object store again and again"
             text = f"{what}: make room there, or lower blocks_cache_bytes_max"
             log.error("blocks.not_kept", reason=trouble)
+            self._notes.troubles.begin(str(Code.DISK_FULL), text, about="blocks")
             self._notes.alert(Alert(kind="refused", at=int(self._wall()), code=str(Code.DISK_FULL), text=text))
         elif not trouble and self._is_full_reported:
             self._is_full_reported, self._full_reported_at = False, float("-inf")
+            self._notes.troubles.end(str(Code.DISK_FULL), about="blocks")
             self._notes.event("blocks.kept", f"blocks are kept in {self._blocks.directory} again")
 
     def _ask(self, digest: bytes) -> bool:

@@ -31,6 +31,11 @@ class ListeningClock:
         """Return whether the hub hears its nodes now."""
         return self._state.runs
 
+    @property
+    def deaf(self) -> str:
+        """Return why nodes are not heard, where it is not this process's own connection; empty otherwise."""
+        return ""
+
     def connected(self, subscriptions: int) -> None:
         """Begin a connection, on which this number of subscriptions was asked for."""
         self._become(core.connected(self._state, subscriptions=subscriptions, now=self._monotonic()))
