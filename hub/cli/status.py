@@ -59,7 +59,10 @@ def _hub(found: dict[str, Any]) -> str:
     codes = {row["code"] for row in found["troubles"]}
     if "hub.duplicate" in codes:
         return "the hub here has stood down for another hub"
-    return f"a hub runs here, and {counted(len(found['troubles']), 'thing')} of its own is wrong" if codes else "a hub runs here"
+    if not codes:
+        return "a hub runs here"
+    count = len(found["troubles"])
+    return f"a hub runs here, and {counted(count, 'thing')} of its own {'is' if count == 1 else 'are'} wrong"
 
 
 def _in_folder(directory: Path) -> dict[str, Any]:
