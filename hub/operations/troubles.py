@@ -30,7 +30,7 @@ LOOK: Final = {
 }  # The command to look at, by code.
 LOOK_ELSE: Final = "fleetcast watch --kind alert --history"
 OF_PROCESSES: Final = frozenset({Code.HUB_DUPLICATE, Code.LEADER_CLOCK, Code.KEY_NOT_AUTHORISED, Code.KEY_UNREADABLE, Code.KEY_PASSPHRASE})
-_JUDGED: Final = frozenset({Code.SHARD_GAP, Code.SHARD_OVERLAP, Code.ROLE_MISSING})  # Of which the processes themselves tell more at once.
+_JUDGED: Final = frozenset({Code.SHARD_GAP, Code.SHARD_OVERLAP, Code.ROLE_MISSING})  # Computed here from the list of processes, at once.
 
 
 def troubles_of(fleet: OpenedFleet, *, runs: bool) -> list[dict[str, Any]]:
