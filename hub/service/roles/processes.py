@@ -133,6 +133,8 @@ class Processes:
         live = [one for one in members if one.is_live]
         staff = staff_of(live)
         found = staffing.wrong(staff, needed=self._needed) if staffing.judges(self._me.name, staff) else []
+        if self._leadership is None:
+            found = [one for one in found if one.code is Code.ROLE_MISSING]  # What shards lack matters to who leads.
         gap = next((one.text for one in found if one.code is Code.SHARD_GAP), "")
         deaf = [one.name for one in live if "ingest" in one.roles.split(",") and not one.listens]
         self.unheard = gap or (f"{', '.join(deaf)} is not connected to the broker, or reads what came while it was not" if deaf else "")
