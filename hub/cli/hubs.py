@@ -46,10 +46,10 @@ def hubs(directory: Path, as_json: bool) -> None:
     try:
         if not settings.is_on_server:
             is_running = hub_runs(directory)
-            down = [one.text for one in Troubles(store.database).all() if one.code in OF_PROCESSES] if is_running else []
+            said = [one.text for one in Troubles(store.database).all() if one.code in OF_PROCESSES] if is_running else []
             runs = "runs" if is_running else "does not run"
             text = f"this fleet's hub is one process, which {runs}: several need PostgreSQL (docs/scaling.md)"
-            raise Ended(Exit.REFUSED, "; ".join([text, *down]))
+            raise Ended(Exit.REFUSED, "; ".join([text, *said]))
         members = Members(store.database).all()
         live = [one for one in members if one.is_live]
         troubles = [one for one in lasting(store, live, is_on_server=True) if one.code in OF_PROCESSES]
