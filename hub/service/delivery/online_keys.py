@@ -127,8 +127,7 @@ class StandbyKeys:
 
 def without_key(role: str, refusal: Refused, place: str) -> str:
     """Return in words why a role's new key is not there, in this folder on this machine, and what mends it."""
-    what = f"its key was replaced, and the new one cannot be opened in {place}: {refusal.reason}"
     if refusal.code is Code.KEY_PASSPHRASE:
-        return f"{what}; it needs the passphrase of the old one"
-    files = f"online/{role}.pem, or online/{role}.uri"
-    return f"{what}; copy {files}, into {place} from the machine where the key was made; the hub takes it up by itself"
+        return f"its key was replaced, and the new one in {place} needs the passphrase of the old one: {refusal.reason}"
+    mend = f"copy online/{role}.pem, or {role}.uri, there from the machine where the key was made; the hub takes it up by itself"
+    return f"its key was replaced, and {place} has not the new one ({refusal.reason}): {mend}"
