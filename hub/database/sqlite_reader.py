@@ -56,6 +56,7 @@ TABLES = frozenset(
         "serving",
         "streams",
         "touched_nodes",
+        "troubles",
         "windows_seen",
         "withheld",
     }
