@@ -17,6 +17,7 @@ from hub.operations import api_tokens
 from hub.operations.opened_fleet import OpenedFleet
 from hub.web.server import Server
 from tests.hub.cli.fleets import make
+from tests.hub.web.console.crowd import Seen, crowded, running
 from tests.hub.web.fleets import opened
 from tools import seed_fleet
 from tools.seed_fleet import Plan
@@ -25,6 +26,8 @@ NODES = 10_000
 RATE = 20  # Requests a second.
 SECONDS = 15
 ROUNDS = 10
+CONSOLES, DIFFERENT = 1000, 60  # Pages open at one time.
+DESCRIPTORS = 8192  # That the hub may open beside them.
 PAGES = (
     "/",
     "/models",
@@ -52,6 +55,8 @@ def measure() -> list[Figure]:
             kib = (len(first.content) + sum(len(client.get(one).content) for one in _loaded(first.text))) / 1024
             pages = _pages(client)
             latency = _at_a_rate(url, token)
+    seen = _crowd()
+    print(f"console: {seen}", file=sys.stderr)
     worst = max(pages, key=lambda one: pages[one])
     print(f"console: {', '.join(f'{one} {ms:.0f} ms' for one, ms in pages.items())}", file=sys.stderr)
     return [
@@ -67,7 +72,44 @@ def measure() -> list[Figure]:
             "",
             None,
         ),
+        *_figures_of(seen),
     ]
+
+
+def _figures_of(seen: Seen) -> list[Figure]:
+    return [
+        Figure(
+            f"console.event_s.{CONSOLES}",
+            round(seen.event_s, 2),
+            f"s, receipt to its region of a rollout's page, worst of 2, with {CONSOLES} pages open, {DIFFERENT} of them different",
+            "at most 2",
+            "",
+            None,
+        ),
+        Figure(
+            f"console.answer_s.{CONSOLES}",
+            round(seen.answer_s, 2),
+            "s until a queued command is obeyed, worst of 2, beside the same",
+            "at most 2",
+            "",
+            None,
+        ),
+        Figure(
+            f"console.rss_mib.{CONSOLES}",
+            round(seen.rss_mib),
+            "MiB of the hub at most, beside the same, 100 of which never read",
+            "",
+            "without them, MiB",
+            round(seen.idle_mib),
+        ),
+        Figure(f"console.receipt_cpu_s.{CONSOLES}", round(seen.cpu_s, 2), "s of CPU for a receipt, beside the same", "", "", None),
+    ]
+
+
+def _crowd() -> Seen:
+    """Open a thousand pages of a real hub; it raises where a file of the hub's own is lost to them."""
+    with tempfile.TemporaryDirectory(prefix="fleetcast-crowd-") as folder, running(Path(folder), descriptors=DESCRIPTORS) as hub:
+        return crowded(hub, pages=CONSOLES, different=DIFFERENT, never_read=100, come_and_go=50)
 
 
 @contextlib.contextmanager

@@ -44,6 +44,10 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "the parent of a delta is not the block that the delta names",
         "nothing: the node fetches the whole block if the budget allows it",
     ),
+    Code.BLOCKS_SLOW: (
+        "the object store of blocks takes long for a block, or a request to it waits for long",
+        "check the object store and the way to it; what the hub's folder has is served as before, and the rest as fast as it comes",
+    ),
     Code.BLOCKS_UNREACHABLE: (
         "the object store of blocks does not answer the hub, or lets it in no more",
         "check the object store, the way to it and the hub's credentials; blocks are served again by themselves",

@@ -6,6 +6,7 @@ carries its own Will.
 """
 
 import contextlib
+import select
 import socket
 import ssl
 import struct
@@ -16,22 +17,26 @@ from itertools import takewhile
 from typing import Any, Final, Protocol
 from urllib.parse import unquote, urlsplit
 
-import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion, _ConnectionState
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from fleetcast.absent_modules import absent
 from schemas.errors import Code, Refused, Unreachable
 from schemas.limits import PACKET_BYTES_MAX
+
+with absent("dns"):  # which paho would load for SRV records, where another program has installed it: 0.07 s of CPU
+    import paho.mqtt.client as paho
 
 KEEPALIVE_SECONDS = 60
 CONNECT_TIMEOUT_SECONDS = 10
 NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which the ssl module does not name.
 CONNACK_SECONDS = 30.0  # Over 20 kbit/s with 2 s of delay a connection takes longer than a retry would wait.
 GOODBYE_SECONDS = 2.0
-PROCESS_PROPERTY, PROCESS_MAX = "process", 64  # Characters; what a stranger sends is cut.
+PROCESS_PROPERTY, WINDOWS_PROPERTY = "process", "windows"  # User properties that this fleet knows.
+PROPERTY_MAX = 64  # Characters; what a stranger sends is cut.
 DROPPED = "dropped"  # The reason of a connection that we ended ourselves.
 SESSION_TAKEN_OVER = 0x8E  # MQTT 5 reason code of a DISCONNECT: another client has connected with our client id.
 INFLIGHT_MAX = 64  # Publishes awaiting PUBACK; paho's 20 halves the rate, and a broker's Receive Maximum lowers it.
@@ -123,6 +128,7 @@ class Message:
     qos: int
     epoch: int  # Number of the connection that it came by: an acknowledgement on another one would be a protocol error.
     process: str = ""  # The user property of this name: which process of the sender published it.
+    windows: str = ""  # And this one: which windows an empty message asks for.
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +174,8 @@ class Inbox(Protocol):
 
 
 class BoundedClient(paho.Client):
-    """Change three habits of paho that a broker could use against us, and two that cost a hub most of its time: a
-    system call for every few bytes read, and three for every acknowledgement.
+    """Change three habits of paho that a broker could use against us, two that cost a hub most of its time (a system
+    call for every few bytes read, and three for every acknowledgement), and one that loses it its broker when a thousand files are open.
     """
 
     _ahead, _ahead_at = b"", 0  # Bytes that were read from the socket and not asked for yet.
@@ -185,6 +191,37 @@ class BoundedClient(paho.Client):
         begin = self._ahead_at
         self._ahead_at = min(begin + bufsize, len(self._ahead))
         return self._ahead[begin : self._ahead_at]
+
+    def _loop(self, timeout: float = 1.0) -> MQTTErrorCode:
+        # paho waits by select(), which takes no descriptor from 1024 on: a connection that got such a number would be lost at once, and the
+        # next one, too. The steps are those of paho's own loop.
+        sock, wake = self._sock, self._sockpairR
+        if sock is None:
+            return MQTTErrorCode.MQTT_ERR_NO_CONN
+        ahead = sock.pending() if isinstance(sock, ssl.SSLSocket) else 0
+        number, poll = sock.fileno(), select.poll()
+        try:
+            poll.register(number, select.POLLIN | (select.POLLOUT if self.want_write() else 0))
+            if wake is not None:
+                poll.register(wake, select.POLLIN)
+            found = dict(poll.poll(0 if ahead else 1000 * timeout))
+        except (TypeError, ValueError, OSError):  # It was closed meanwhile.
+            if self._state not in (_ConnectionState.MQTT_CS_DISCONNECTING, _ConnectionState.MQTT_CS_DISCONNECTED):
+                self._state = _ConnectionState.MQTT_CS_CONNECTION_LOST
+            return MQTTErrorCode.MQTT_ERR_CONN_LOST
+        if ahead or found.get(number, 0) & ~select.POLLOUT:
+            result = self.loop_read()
+            if result or self._sock is None:
+                return result
+        is_woken = wake is not None and wake.fileno() in found
+        if is_woken and wake is not None:
+            with contextlib.suppress(BlockingIOError):
+                wake.recv(10_000)  # One byte for each call from another thread.
+        if is_woken or found.get(number, 0) & select.POLLOUT:
+            result = self.loop_write()
+            if result or self._sock is None:
+                return result
+        return self.loop_misc()
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
         """Handle all that was read from the socket, and write in between."""
@@ -368,10 +405,11 @@ class Link:
         expiry_seconds: int | None = None,
         content_type: str | None = None,
         process: str = "",
+        windows: str = "",
     ) -> int:
         """Queue one QoS 1 publish and return its id, which `Published` will name.
 
-        `process` goes along as a user property, which readers of an earlier version do not look at.
+        `process` and `windows` go along as user properties, which readers of an earlier version do not look at.
 
         Raises:
             Unreachable: too many are waiting already.
@@ -381,8 +419,8 @@ class Link:
             properties.MessageExpiryInterval = expiry_seconds
         if content_type is not None:
             properties.ContentType = content_type
-        if process:
-            properties.UserProperty = [(PROCESS_PROPERTY, process)]
+        if user := [(name, value) for name, value in ((PROCESS_PROPERTY, process), (WINDOWS_PROPERTY, windows)) if value]:
+            properties.UserProperty = user
         info = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
         if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
             raise Unreachable(f"broker {self._url}: {QUEUED_MAX} publishes wait already")
@@ -476,9 +514,10 @@ class Link:
         if message.qos:
             with self._ack_lock:
                 self._unacked[message.mid] = False
-        process = next((value for name, value in getattr(message.properties, "UserProperty", ()) if name == PROCESS_PROPERTY), "")
+        user = getattr(message.properties, "UserProperty", ())
+        process, windows = (_property(user, name) for name in (PROCESS_PROPERTY, WINDOWS_PROPERTY))
         self._inbox.put(
-            Message(message.topic, bytes(message.payload), message.retain, message.mid, message.qos, self._epoch, process[:PROCESS_MAX])
+            Message(message.topic, bytes(message.payload), message.retain, message.mid, message.qos, self._epoch, process, windows)
         )
 
     def _on_publish(self, client: paho.Client, userdata: object, mid: int, reason: ReasonCode, properties: Properties) -> None:
@@ -492,6 +531,10 @@ class Link:
 
 def _properties(packet: int) -> Properties:
     return Properties(packet)  # type: ignore[no-untyped-call]  # paho left this one constructor without types
+
+
+def _property(user: Iterable[tuple[str, str]], name: str) -> str:
+    return next((value for found, value in user if found == name), "")[:PROPERTY_MAX]
 
 
 def _no_delay(sock: Any) -> None:

@@ -26,6 +26,7 @@ class Code(StrEnum):
     BLOCK_TOO_LARGE = "block.too_large"
     BLOCK_TIMEOUT = "block.timeout"
     BLOCK_PARENT = "block.wrong_parent"
+    BLOCKS_SLOW = "blocks.slow"
     BLOCKS_UNREACHABLE = "blocks.unreachable"
     ARTIFACT_DIGEST = "artifact.digest_mismatch"
     ARTIFACT_PATH = "artifact.bad_path"

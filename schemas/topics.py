@@ -47,7 +47,7 @@ TABLE = (
         "hub",
         ("node",),
         True,
-        "signed settings of a node, which it alone reads; empty: it is to sign its receipts again",
+        "signed settings of a node, which it alone reads; empty: the hub asks for receipts, or with `windows` for windows",
     ),
     TopicKind("telemetry", "telemetry/{}/{}", "node", ("hub", "consumer"), False, "windows of noisy counts; no node id"),
     TopicKind("windows", "insight/{}/windows", "hub", ("consumer",), False, "merged windows, JSON"),

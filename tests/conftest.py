@@ -11,7 +11,8 @@ import hypothesis
 import pytest
 import threadpoolctl
 
-from tests import brokers, databases, ended, objects
+from node.runtimes import probe
+from tests import brokers, databases, ended, objects, probed
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # Tests that call ONNX Runtime themselves report to nobody either.
 
@@ -61,6 +62,14 @@ def single_threaded_algebra() -> Iterator[None]:
     It holds in the tests' own process, where small models are trained; hubs, nodes and commands are as an operator has them.
     """
     with threadpoolctl.threadpool_limits(1):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runtimes_asked_once() -> Iterator[None]:
+    """Agents in the tests' own process share the runtimes' answers; a process of its own asks, or is given them by `probed.answer_in`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe, "_imported", probed.ask_once)
         yield
 
 

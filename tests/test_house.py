@@ -38,6 +38,7 @@ ONLY_IN = {
     # The hub reads its nodes without SQLAlchemy, whose import takes longer than the whole command.
     "sqlite3": {
         "hub/database/sqlite_reader.py",
+        "node/storage/outbox.py",
         "node/storage/store.py",
         "node/storage/store_check.py",
         "node/storage/store_file.py",

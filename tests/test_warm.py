@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import preloaded, warm
+from tests import warm
 
 
 @pytest.mark.parametrize(
@@ -37,11 +37,26 @@ def test_a_command_reads_what_is_typed_and_one_that_hangs_is_ended(tmp_path: Pat
     assert "token" in typed.stderr
 
 
-def test_what_is_imported_before_a_command_leaves_its_own_modules_to_it() -> None:
-    """`preloaded` is imported here so that an error in it is seen: the server process passes it over in silence."""
-    program = "import sys, tests.preloaded, tests.node.agent.lives; "
-    program += "print(*(name for name in sys.modules if name.startswith(('hub.cli', 'node.cli'))))"
-    done = subprocess.run([warm.BIN / "python", "-c", program], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
+LATE = """
+import contextlib, importlib, sys
+import tests.preloaded, tests.node.agent.lives
+print(*(name for name in sys.modules if name.startswith(("hub.cli", "node.cli"))))
+for entry, words in (("hub", "status"), ("hub", "releases"), ("node", "status --settings x.toml"), ("node", "run --settings x.toml")):
+    before, sys.argv = set(sys.modules), [entry, *words.split()]
+    with contextlib.suppress(SystemExit):
+        importlib.import_module(f"{entry}.__main__").main()
+    print(*(name for name in sys.modules.keys() - before if not name.startswith(("hub.cli", "node.cli"))))
+"""
 
-    assert done.stdout.split() == []
-    assert preloaded.__all__
+
+def test_what_is_imported_before_a_command_leaves_its_own_modules_to_it(tmp_path: Path) -> None:
+    """`preloaded` is imported here so that an error in it is seen: the server process passes it over in silence."""
+    command = [warm.BIN / "python", "-c", LATE]
+    checkout = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, cwd=tmp_path, env=checkout, capture_output=True, text=True, check=True)
+    early, *late = [line.split() for line in done.stdout.splitlines()]
+
+    assert early == []
+    assert len(late) == 4
+    for names in late:
+        assert len(names) < 30, f"name what commands import in tests/preloaded.py: {sorted(names)}"

@@ -53,7 +53,9 @@ def contents(path: Path) -> bytes:
 
 
 def _name(path: Path) -> str:
-    return path.name if str(path) != "-" else "the standard input"
+    from hub.core.blueprint.terms_apart import STANDARD_INPUT  # noqa: PLC0415  # with TUF, which --help does without
+
+    return path.name if str(path) != "-" else STANDARD_INPUT
 
 
 def difference(
@@ -142,13 +144,13 @@ def show_plan(found: Mapping[str, Any], *, err: bool) -> None:
         fetches = f"{'fetches' if has_one else 'fetch'} {group['bytes']} bytes"
         click.echo(plain(f"{group['model']}: {goes}, and {fetches}{unfit}"), err=err)
     for sentence in found["terms"][:CHANGES_SHOWN]:
-        click.echo(plain(f"  terms of {sentence}"), err=err)
+        click.echo(plain(f"  not applied: terms of {sentence}"), err=err)
     for note in found["notes"]:
         click.echo(plain(f"note: {note}"), err=True)
     if changes:
         nodes = sum(group["nodes"] for group in moved)
         click.echo(f"{counted(len(changes), 'change')}, {counted(nodes, 'node')} moved, {found['bytes']} bytes to fetch.", err=err)
     elif found["terms"]:
-        click.echo("There is nothing to change: the terms above count later.", err=err)
+        click.echo("Nothing will be changed: the terms above count from the next release on.", err=err)
     else:
         click.echo("There is no difference.", err=err)

@@ -1,5 +1,6 @@
 """`fleetcast keys`: which key signs what and where it lies; make one, revoke one, and set the oldest version that nodes activate."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from hub.signing.key_places import PUBLIC, SUFFIXES, present, root_stems, stem_o
 from hub.signing.keys import create_key, load_signer, public_pem
 from hub.signing.metadata_files import write
 from hub.signing.tuf_repository import Repository
+from hub.signing.unsigned_roles import unsigned_in_words
 from schemas.bundle import role_name
 from schemas.errors import Code, Refused
 from schemas.names import version_key
@@ -64,13 +66,16 @@ def show_(check: bool, directory: Path, passphrase_file: Path | None, key_passph
     """
     changes, repository = KeyChanges(directory / "trust", load(directory).fleet), Repository(directory / "trust")
     passphrases = Passphrases(passphrase_file, key_passphrases)
-    rows = [_row(one, directory, passphrases if check else None) for one in changes.roles(datetime.now(UTC))]
+    unsigned = repository.unsigned().roles
+    rows = [_row(one, directory, passphrases if check else None, unsigned) for one in changes.roles(datetime.now(UTC))]
     columns = ["role", "keys", "threshold", "expires", "severity", "lies_at", *(["opens"] if check else [])]
     short = [{**row, "keys": [one[:SHORT] for one in row["keys"]]} for row in rows]
     show(rows, columns, as_json=as_json, empty="Nothing is signed.", in_words=short)
     minimums = repository.minimums()
     if minimums and not as_json:
         click.echo("Oldest version that nodes activate: " + ", ".join(f"{model} {version}" for model, version in minimums.items()))
+    for text in unsigned_in_words(unsigned, len(repository.models())):
+        click.echo(text, err=True)
     for row in rows:
         if row["severity"] != "ok":
             click.echo(f"{row['role']} {_left(row)}: {row['renewal']}", err=True)
@@ -80,7 +85,7 @@ def _left(row: dict[str, Any]) -> str:
     return f"expired at {row['expires']}" if row["severity"] == "expired" else f"expires at {row['expires']} ({row['severity']})"
 
 
-def _row(one: RoleKeys, directory: Path, passphrases: Passphrases | None) -> dict[str, Any]:
+def _row(one: RoleKeys, directory: Path, passphrases: Passphrases | None, unsigned: Sequence[str]) -> dict[str, Any]:
     team = one.role.startswith(role_name(""))
     stems = root_stems(directory) if one.role == "root" else [stem_of(directory, "team" if team else one.role)]
     files = [path for stem in stems for path in (present(stem), waiting(stem)) if path is not None]
@@ -91,6 +96,7 @@ def _row(one: RoleKeys, directory: Path, passphrases: Passphrases | None) -> dic
         "threshold": one.threshold,
         "expires": one.expires.isoformat() if one.expires is not None else None,
         "severity": one.severity,
+        "signed": one.role not in unsigned,
         "lies_at": [str(path.relative_to(directory)) for path in files],
         **({"opens": opens} if opens is not None else {}),
         "renewal": renewal(one.role),

@@ -48,6 +48,7 @@ def status(directory: Path, as_json: bool) -> None:
         lines.append(f"{row['model']} ({row['deployment']}): {row['version']} {row['state']} at {row['percent']} %")
         if row["reason"] and row["state"] in {"running", "halted"}:
             lines.append(f"    {row['reason']}")
+    lines += found["unsigned"]
     lines.append(f"blueprint: {found['blueprint']['text']}")
     for line in lines:
         click.echo(plain(line))
@@ -71,6 +72,7 @@ def _in_folder(directory: Path) -> dict[str, Any]:
     from hub.operations.node_classes import Fleet, all_lines, worst  # noqa: PLC0415
     from hub.operations.rollout_rows import Rollouts  # noqa: PLC0415
     from hub.operations.troubles import troubles_of  # noqa: PLC0415
+    from hub.signing.unsigned_roles import unsigned_in_words  # noqa: PLC0415
 
     fleet = opened(directory)
     runs = hub_runs(directory)
@@ -84,6 +86,7 @@ def _in_folder(directory: Path) -> dict[str, Any]:
         "nodes": len(seen.nodes),
         "classes": {name: classes[name] for name in CLASSES if classes[name]},
         "rollouts": [{name: row[name] for name in ROLLOUT} for row in rows],
+        "unsigned": unsigned_in_words(fleet.repository.unsigned().roles, len(fleet.repository.models())),
         "blueprint": drift_of(fleet),
     }
     fleet.store.close()
@@ -99,5 +102,6 @@ def _over_the_api(hub: "HubClient") -> dict[str, Any]:
         "nodes": summary["nodes"],
         "classes": {name: count for name, count in summary["classes"].items() if count},
         "rollouts": [{name: row[name] for name in ROLLOUT} for row in hub.rollouts()],
+        "unsigned": summary.get("unsigned", []),  # A hub of the version before does not say it.
         "blueprint": hub.blueprint(),
     }

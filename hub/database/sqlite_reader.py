@@ -57,6 +57,9 @@ TABLES = frozenset(
         "streams",
         "touched_nodes",
         "troubles",
+        "undated_windows",
+        "window_requests",
+        "window_sessions",
         "windows_seen",
         "withheld",
     }

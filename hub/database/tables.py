@@ -120,6 +120,16 @@ early_windows = Table(
     Column("window", LargeBinary, nullable=False),
 )
 
+undated_windows = Table(
+    "undated_windows",
+    metadata,
+    Column("id", _serial, primary_key=True, autoincrement=True),
+    Column("model", _characters(64), nullable=False),
+    Column("cohort", _characters(64), nullable=False),
+    Column("start", BigInteger, nullable=False),
+    Column("window", LargeBinary, nullable=False),
+)
+
 commands = Table(
     "commands",
     metadata,
@@ -546,6 +556,33 @@ troubles = Table(
     Column("about", _characters(64), primary_key=True),
     Column("since", BigInteger, nullable=False),
     Column("text", Text, nullable=False),
+)
+
+# What each process that takes windows in knows of its session at the broker: `heard_at` is until when it has taken in all that came, on the
+# monotonic clock of the boot of a machine; `is_judged` is false while it connects, until it is written down what a lost session means.
+window_sessions = Table(
+    "window_sessions",
+    metadata,
+    Column("process", _characters(128), primary_key=True),
+    Column("boot", _characters(64), nullable=False),
+    Column("heard_at", Double),
+    Column("is_judged", Boolean, nullable=False),
+)
+
+# Nodes that a process still asks to send windows again, which a broker may have lost. `since` and `until` are on the clock of `heard_at`;
+# `asked_at` and `due_at` are on the clock of listening, and `session` is the node's when it was asked.
+window_requests = Table(
+    "window_requests",
+    metadata,
+    Column("process", _characters(128), primary_key=True),
+    Column("node", _characters(64), primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("since", Double),
+    Column("until", Double),
+    Column("asks", BigInteger, nullable=False),
+    Column("asked_at", Double, nullable=False),
+    Column("due_at", Double, nullable=False),
+    Column("session", BigInteger, nullable=False),
 )
 
 # Nodes of which something was written, each with the transaction that did so last: by it other processes read what is new to them.

@@ -77,7 +77,7 @@ def publish(
         return _rebuild(fleet, release, tell)
     model, version, repository = release.name, release.version, fleet.repository
     whole = ExitStack()  # From the first block in its place to the signature: Ctrl-C leaves all of it behind, or nothing.
-    blocks = open_blocks(fleet.directory, fleet.settings, committing=lambda: whole.enter_context(interrupts.held()))
+    blocks = open_blocks(fleet.directory, fleet.settings, committing=lambda: whole.enter_context(interrupts.held()), tell=tell)
     with whole, blocks.adding(), _room_to_sign(fleet.directory) as give_back:
         before = (None, None) if breaking else release_before(repository, model, version)
         built = _build(fleet, blocks, release, tell, before=before, confirm=confirm)

@@ -10,6 +10,7 @@ from hub.operations.drift_rows import drift_of
 from hub.operations.opened_fleet import OpenedFleet
 from hub.operations.snapshot import Snapshot
 from hub.operations.troubles import troubles_of
+from hub.signing.unsigned_roles import unsigned_in_words
 
 
 def summary_of(fleet: OpenedFleet, seen: Snapshot, *, runs: bool = True) -> dict[str, Any]:
@@ -26,5 +27,6 @@ def summary_of(fleet: OpenedFleet, seen: Snapshot, *, runs: bool = True) -> dict
         "rollouts": dict(Counter(one.state for model in models for one in model.deployments)),
         "drifting": sum(row["alarm"] for row in drift_of(fleet)),
         "troubles": troubles_of(fleet, runs=runs),
+        "unsigned": unsigned_in_words(fleet.repository.unsigned().roles, len(models)),
         "last_event": fleet.store.last_event_id(),
     }

@@ -26,8 +26,14 @@ class Blocks(Protocol):
         """Yield the digests of all payloads."""
 
 
-def open_blocks(directory: Path, settings: "HubSettings", *, committing: Callable[[], object] = lambda: None) -> BlockStore:
-    """Return the payloads of the fleet in this folder; `committing` is called before a release's become visible.
+def open_blocks(
+    directory: Path,
+    settings: "HubSettings",
+    *,
+    committing: Callable[[], object] = lambda: None,
+    tell: Callable[[str, int, int], object] = lambda *_: None,
+) -> BlockStore:
+    """Return the payloads of the fleet in this folder; `committing` is called before a release's are visible, `tell` while they are sent.
 
     Raises:
         Refused: SETTINGS_INVALID: `blocks_url` names no object store, or obstore is not installed.
@@ -38,4 +44,4 @@ def open_blocks(directory: Path, settings: "HubSettings", *, committing: Callabl
     from hub.publish.shared_blocks import SharedBlocks  # noqa: PLC0415
 
     objects = ObjectStore(settings.blocks_url, settings.fleet, endpoint_url=settings.blocks_endpoint_url)
-    return SharedBlocks(directory / "blocks", objects, committing=committing)
+    return SharedBlocks(directory / "blocks", objects, committing=committing, tell=tell)

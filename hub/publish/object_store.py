@@ -1,17 +1,21 @@
 """Keep payloads in an object store, S3 or one that speaks as it does, by `obstore`: content-addressed, and verified when read.
 
-Knows no manifest and no model. Keys: `<prefix>/<fleet>/blocks/<first two hex digits>/<digest>`. Every call waits for the network, and for
-`TIMEOUT_SECONDS` at most before it is tried again: the hub's loop calls nothing here.
+Knows no manifest and no model. Keys: `<prefix>/<fleet>/blocks/<first two hex digits>/<digest>`. Every call waits for the network, for
+`TIMEOUT_SECONDS` at most, and Ctrl-C ends the wait: the hub's loop calls nothing here.
 """
 
+import asyncio
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from hub.publish.awaited import awaited, begun
 from schemas.errors import Code, Refused, Unreachable, mismatch
 from schemas.limits import PAYLOAD_BYTES_MAX, TEXT_MAX
 from schemas.names import sha256
@@ -19,7 +23,9 @@ from schemas.names import sha256
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
-TIMEOUT_SECONDS: Final = 10.0  # For one request; a payload has at most PAYLOAD_BYTES_MAX.
+TIMEOUT_SECONDS: Final = 30.0  # For one request; a payload has at most PAYLOAD_BYTES_MAX.
+STALL_SECONDS: Final = 10.0  # Without an answer, or without CHUNK_BYTES more of one.
+CHUNK_BYTES: Final = 4096
 CONNECT_SECONDS: Final = 5.0
 RETRIES_MAX: Final = 2
 _RETRIES_SECONDS: Final = 15.0  # No request is tried again after this.
@@ -62,7 +68,7 @@ class ObjectStore:
                 bucket,
                 **where,
                 client_options={
-                    "timeout": timedelta(seconds=TIMEOUT_SECONDS),
+                    "timeout": timedelta(seconds=TIMEOUT_SECONDS + 5),  # Ours ends first, and says how far it was.
                     "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
                     "allow_http": endpoint_url.startswith("http://"),
                 },
@@ -77,29 +83,16 @@ class ObjectStore:
         Raises:
             Unreachable: the store does not answer, or lets nobody in.
         """
-        try:
-            with self._answering(f"payload {digest.hex()[:16]} cannot be looked up"):
-                self._obstore.head(self._store, self._key(digest))
-        except FileNotFoundError:
-            return False
-        return True
+        return awaited(self._has(digest))
 
-    def read(self, digest: bytes) -> bytes:
-        """Return a payload, verified.
+    def read(self, digest: bytes, *, stall_seconds: float | None = None) -> bytes:
+        """Return a payload, verified. A store that is known to be slow may be given more than STALL_SECONDS.
 
         Raises:
             Refused: RELEASE_UNKNOWN, it is not here; BLOCK_DIGEST, the store has other bytes under its name.
-            Unreachable: the store does not answer, or lets nobody in.
+            Unreachable: the store does not answer, is too slow, or lets nobody in.
         """
-        try:
-            with self._answering(f"payload {digest.hex()[:16]} cannot be read"):
-                found = self._obstore.get(self._store, self._key(digest))
-                size = found.meta["size"]
-                data = found.bytes().to_bytes() if size <= PAYLOAD_BYTES_MAX else b""
-        except FileNotFoundError:
-            raise Refused(Code.RELEASE_UNKNOWN, f"payload {digest.hex()} is not in {self.url}") from None
-        if size > PAYLOAD_BYTES_MAX:
-            raise mismatch(Code.BLOCK_DIGEST, f"object in {self.url}: bytes", expected=f"at most {PAYLOAD_BYTES_MAX}", actual=size)
+        data = awaited(self._read(digest, STALL_SECONDS if stall_seconds is None else stall_seconds))
         if (actual := sha256(data)) != digest:
             raise mismatch(Code.BLOCK_DIGEST, f"object in {self.url}", expected=digest.hex(), actual=actual.hex())
         return data
@@ -111,13 +104,18 @@ class ObjectStore:
             Refused: the bytes are not those that the digest names.
             Unreachable: the store does not answer, or lets nobody in.
         """
-        if (found := sha256(data)) != digest:
-            raise mismatch(Code.BLOCK_DIGEST, "payload to store", expected=digest.hex(), actual=found.hex())
-        try:
-            with self._answering(f"payload {digest.hex()[:16]} cannot be stored"):
-                self._obstore.put(self._store, self._key(digest), data, use_multipart=False)
-        except FileNotFoundError:
-            raise Unreachable(f"object store {self.url}: there is no such bucket: create it first") from None
+        awaited(self._put(digest, data))
+
+    def bring(self, digest: bytes, read: Callable[[], bytes | None], *, is_new: bool) -> Future[None]:
+        """Begin to store a payload, and return what ends as `put` does. One that is not new is read and sent if it is missing only."""
+
+        async def do() -> None:
+            if is_new or not await self._has(digest):
+                data = await asyncio.to_thread(read)
+                if data is not None:
+                    await self._put(digest, data)
+
+        return begun(do())
 
     def digests(self) -> Iterator[bytes]:
         """Yield the digests of all payloads, in no particular order.
@@ -133,9 +131,13 @@ class ObjectStore:
         Raises:
             Unreachable: the store does not answer, or lets nobody in.
         """
+
+        async def do() -> None:
+            async with self._answering(f"payload {digest.hex()[:16]} cannot be removed"):
+                await self._obstore.delete_async(self._store, self._key(digest))
+
         try:
-            with self._answering(f"payload {digest.hex()[:16]} cannot be removed"):
-                self._obstore.delete(self._store, self._key(digest))
+            awaited(do())
         except FileNotFoundError:
             return
         self.sizes.pop(digest, None)
@@ -146,11 +148,12 @@ class ObjectStore:
         Raises:
             Unreachable: it does not.
         """
-        try:
-            with self._answering("its bucket cannot be listed"):
-                next(iter(self._obstore.list(self._store, prefix=self._keys, chunk_size=1)), None)
-        except FileNotFoundError:
-            raise Unreachable(f"object store {self.url}: there is no such bucket: create it first") from None
+
+        async def do() -> None:
+            async with self._answering("its bucket cannot be listed"), self._in_bucket():
+                await anext(aiter(self._obstore.list(self._store, prefix=self._keys, chunk_size=1)), None)
+
+        awaited(do())
 
     @cached_property
     def sizes(self) -> dict[bytes, int]:
@@ -163,31 +166,86 @@ class ObjectStore:
 
     def _listed(self) -> dict[bytes, int]:
         found: dict[bytes, int] = {}
-        try:
-            with self._answering("its payloads cannot be listed"):
-                for page in self._obstore.list(self._store, prefix=self._keys):
-                    for one in page:
-                        name = one["path"].rpartition("/")[2]
-                        if _NAME.fullmatch(name):
-                            found[bytes.fromhex(name)] = one["size"]
-        except FileNotFoundError:
-            raise Unreachable(f"object store {self.url}: there is no such bucket: create it first") from None
+
+        async def do() -> None:
+            pages = aiter(self._obstore.list(self._store, prefix=self._keys))
+            while True:
+                async with self._answering("its payloads cannot be listed"), self._in_bucket():  # Each page has its time.
+                    page = await anext(pages, None)
+                if page is None:
+                    return
+                for one in page:
+                    name = one["path"].rpartition("/")[2]
+                    if _NAME.fullmatch(name):
+                        found[bytes.fromhex(name)] = one["size"]
+
+        awaited(do())
         return found
+
+    async def _has(self, digest: bytes) -> bool:
+        try:
+            async with self._answering(f"payload {digest.hex()[:16]} cannot be looked up"):
+                await self._obstore.head_async(self._store, self._key(digest))
+        except FileNotFoundError:
+            return False
+        return True
+
+    async def _read(self, digest: bytes, stall_seconds: float) -> bytes:
+        data, began = bytearray(), time.monotonic()
+        try:
+            async with self._answering(f"payload {digest.hex()[:16]} cannot be read", lambda: _too_slow(data, time.monotonic() - began)):
+                found = await _soon(self._obstore.get_async(self._store, self._key(digest)), stall_seconds)
+                size = found.meta["size"]
+                if size <= PAYLOAD_BYTES_MAX:
+                    chunks = aiter(found.stream(min_chunk_size=CHUNK_BYTES))
+                    while len(data) <= PAYLOAD_BYTES_MAX and (chunk := await _soon(anext(chunks, None), stall_seconds)) is not None:
+                        data += chunk
+        except FileNotFoundError:
+            raise Refused(Code.RELEASE_UNKNOWN, f"payload {digest.hex()} is not in {self.url}") from None
+        if (most := max(size, len(data))) > PAYLOAD_BYTES_MAX:
+            raise mismatch(Code.BLOCK_DIGEST, f"object in {self.url}: bytes", expected=f"at most {PAYLOAD_BYTES_MAX}", actual=most)
+        return bytes(data)
+
+    async def _put(self, digest: bytes, data: bytes) -> None:
+        if (found := sha256(data)) != digest:
+            raise mismatch(Code.BLOCK_DIGEST, "payload to store", expected=digest.hex(), actual=found.hex())
+        what, slow = f"payload {digest.hex()[:16]} cannot be stored", f"it did not take {len(data)} bytes in {TIMEOUT_SECONDS:g} s"
+        async with self._answering(what, lambda: slow), self._in_bucket():
+            await self._obstore.put_async(self._store, self._key(digest), data, use_multipart=False)
 
     def _key(self, digest: bytes) -> str:
         name = digest.hex()
         return f"{self._keys}/{name[:2]}/{name}"
 
-    @contextmanager
-    def _answering(self, what: str) -> Iterator[None]:
-        """Turn the store's errors into ours; FileNotFoundError for what is not there."""
+    @asynccontextmanager
+    async def _answering(self, what: str, slow: Callable[[], str] = lambda: "it does not answer") -> AsyncIterator[None]:
+        """Give a request its time, and turn the store's errors into ours; FileNotFoundError for what is not there."""
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                yield
+        except (self._missing, FileNotFoundError):
+            raise FileNotFoundError from None
+        except TimeoutError:
+            raise Unreachable(f"object store {self.url}: {what}: {slow()}") from None
+        except (self._failed, OSError) as error:
+            why = _REFUSALS.get(type(error).__name__) or _reason(error)
+            raise Unreachable(f"object store {self.url}: {what}: {why}") from None
+
+    @asynccontextmanager
+    async def _in_bucket(self) -> AsyncIterator[None]:
         try:
             yield
         except (self._missing, FileNotFoundError):
-            raise FileNotFoundError from None
-        except (self._failed, OSError, TimeoutError) as error:
-            why = _REFUSALS.get(type(error).__name__) or _reason(error)
-            raise Unreachable(f"object store {self.url}: {what}: {why}") from None
+            raise Unreachable(f"object store {self.url}: there is no such bucket: create it first") from None
+
+
+async def _soon(answer: Awaitable[Any], seconds: float) -> Any:
+    async with asyncio.timeout(seconds):
+        return await answer
+
+
+def _too_slow(data: bytearray, seconds: float) -> str:
+    return f"it is too slow, {len(data)} bytes came in {seconds:.0f} s" if data else "it does not answer"
 
 
 def bucket_of(url: str) -> tuple[str, str]:

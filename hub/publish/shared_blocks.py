@@ -6,10 +6,11 @@ store, verified, and kept. The folder may be emptied at any time. What its disk 
 
 import os
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from fleetcast import durable
@@ -17,7 +18,8 @@ from hub.publish.block_store import BlockStore
 from hub.publish.object_store import ObjectStore
 from schemas.errors import Refused, Unreachable
 
-UPLOADS = 8  # Requests under way; their payloads are in memory.
+UPLOADS = 8  # Requests under way; their payloads are in memory. One, after the store was too slow for them.
+TELL_SECONDS = 1.0  # Between two reports of how far an upload is, at the most.
 HELD_BYTES_MAX = 32 * 2**20  # In memory, where the folder's disk takes nothing: what is wanted now is served all the same.
 TRIMMED_SHARE = 0.9  # A folder over its bound is brought to this share of it.
 
@@ -56,10 +58,17 @@ class Elsewhere(Exception):
 class SharedBlocks(BlockStore):
     """Read and add payloads in an object store, through a folder that any number of processes of this machine may share."""
 
-    def __init__(self, directory: Path, objects: ObjectStore, *, committing: Callable[[], object] = lambda: None) -> None:
-        """Open the folder and the object store behind it."""
+    def __init__(
+        self,
+        directory: Path,
+        objects: ObjectStore,
+        *,
+        committing: Callable[[], object] = lambda: None,
+        tell: Callable[[str, int, int], object] = lambda *_: None,
+    ) -> None:
+        """Open the folder and the object store behind it; `tell` is called during an upload: what, how many are done, of how many."""
         super().__init__(directory, committing=committing)
-        self.objects = objects
+        self.objects, self.tell = objects, tell
         self._held = _Held()
         self.not_kept = ""  # Why the folder did not take the last payload that was fetched; empty where it did.
 
@@ -107,14 +116,14 @@ class SharedBlocks(BlockStore):
             os.utime(self.path(digest))
         return data
 
-    def fetch(self, digest: bytes) -> bytes:
+    def fetch(self, digest: bytes, *, stall_seconds: float | None = None) -> bytes:
         """Return a payload from the object store, verified, and keep it: in the folder, or in memory if the disk does not take it.
 
         Raises:
             Refused: RELEASE_UNKNOWN, it is not there; BLOCK_DIGEST, the object store has other bytes under its name.
             Unreachable: the object store does not answer.
         """
-        data = self.objects.read(digest)
+        data = self.objects.read(digest, stall_seconds=stall_seconds)
         try:
             durable.make_folder(self.path(digest).parent, parents=True)
             durable.write(self.path(digest), data, synced=False)  # what a power cut tears is found by its digest, and read again
@@ -146,31 +155,42 @@ class SharedBlocks(BlockStore):
         return sum(self._share(digest) for digest in missing)
 
     def _share(self, digest: bytes) -> bool:
-        try:
-            data = super().read(digest)
-        except Refused:  # damaged, or removed meanwhile: nobody is to get these bytes
-            return False
-        self.objects.put(digest, data)
-        return True
+        data = self._undamaged(digest)
+        if data is not None:
+            self.objects.put(digest, data)
+        return data is not None
 
     def upload(self, staged: Path, new: Collection[bytes], known: Collection[bytes]) -> None:
         """Bring all payloads of a batch to the object store: those in its folder, and those that were in ours and may be missing there."""
+        waiting = deque([*sorted(new), *sorted(known)])
+        total, at_once, failed = len(waiting), UPLOADS, set[bytes]()
+        running: dict[Future[None], bytes] = {}
+        try:
+            while waiting or running:
+                self.tell(f"blocks to {self.objects.url}", total - len(waiting) - len(running), total)
+                while waiting and len(running) < at_once:
+                    digest = waiting.popleft()
+                    read = (staged / digest.hex()).read_bytes if digest in new else partial(self._undamaged, digest)
+                    running[self.objects.bring(digest, read, is_new=digest in new)] = digest
+                for one in wait(running, timeout=TELL_SECONDS, return_when=FIRST_COMPLETED).done:
+                    digest = running.pop(one)
+                    try:
+                        one.result()
+                    except Unreachable:
+                        if digest in failed:
+                            raise
+                        failed.add(digest)
+                        waiting.append(digest)
+                        at_once = 1  # A slow line has to carry one at a time.
+        finally:
+            for one in running:
+                one.cancel()
 
-        def put(digest: bytes) -> None:
-            self.objects.put(digest, (staged / digest.hex()).read_bytes())
-
-        def put_missing(digest: bytes) -> None:
-            if not self.objects.has(digest):
-                self._share(digest)
-
-        with ThreadPoolExecutor(UPLOADS) as threads:
-            try:
-                for done in (threads.map(put, sorted(new)), threads.map(put_missing, sorted(known))):
-                    for _ in done:
-                        pass
-            except BaseException:
-                threads.shutdown(wait=False, cancel_futures=True)
-                raise
+    def _undamaged(self, digest: bytes) -> bytes | None:
+        try:
+            return super().read(digest)
+        except Refused:  # damaged, or removed meanwhile: nobody is to get these bytes
+            return None
 
     def size(self, digest: bytes) -> int:
         """Return the bytes of a payload; 0 if nobody has it.

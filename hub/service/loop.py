@@ -540,7 +540,7 @@ class Service:
         self._packet_bytes_max = event.packet_bytes_max
         shared = [kind for role in self._roles for kind in role.shared] if event.shared_available else []
         if self._ingesting is not None:
-            self._ingesting.shares(available=event.shared_available)
+            self._ingesting.connected(event)
         kinds = [kind for kind in NODE_KINDS if any(kind in role.kinds for role in self._roles)]
         guards = any(role.guards for role in self._roles)
         if self._serving is not None:

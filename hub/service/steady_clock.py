@@ -40,6 +40,11 @@ class SteadyClock:
         self()
         return self._believed.is_guess
 
+    def is_held(self) -> bool:
+        """Return whether the machine's clock is not followed now, because it has stepped or makes no sense."""
+        self()
+        return self._believed.differs != 0.0
+
     def alert(self) -> Alert | None:
         """Return what an operator should know of the clock; None while it is believed."""
         at, seconds = self(), self._believed.differs
@@ -58,6 +63,11 @@ class SteadyClock:
                 f" stays so for {minutes}"
             )
         return Alert(kind="refused", at=int(at), code=str(Code.CLOCK_STEPPED), text=text)
+
+
+def is_held(wall: Callable[[], float]) -> bool:
+    """Return whether a hub's clock is not followed now; another clock than a hub's always is."""
+    return isinstance(wall, SteadyClock) and wall.is_held()
 
 
 def steady_clock_of(directory: Path) -> SteadyClock:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from securesystemslib.exceptions import UnsupportedLibraryError, VerificationError
 from securesystemslib.signer import HSMSigner, Key, Signature, Signer, SSlibKey
@@ -70,7 +71,7 @@ def parse(path: Path, data: bytes) -> tuple[str, SSlibKey]:
     try:
         text = uri.decode().strip()
         key = SSlibKey.from_crypto(serialization.load_pem_public_key(pem))
-    except (ValueError, UnsupportedLibraryError) as error:
+    except (ValueError, UnsupportedAlgorithm, UnsupportedLibraryError) as error:
         raise Refused(Code.KEY_UNREADABLE, f"{path}: expected a URI in the first line and a public key in PEM form below it") from error
     if not is_uri(text):
         raise Refused(Code.KEY_UNREADABLE, f"{path}: {text.partition(':')[0]!r} is none of {', '.join(SCHEMES)}")

@@ -24,6 +24,7 @@ from hub.signing.parsed_metadata import is_signed, parsed
 from hub.signing.role_lists import Standing, is_of, rollout_file, standing_of, unlisted_rollouts, versions_of
 from hub.signing.signatures import add_signature
 from hub.signing.signed_elsewhere import SignedElsewhere
+from hub.signing.unsigned_roles import UnsignedRoles
 from schemas import codec
 from schemas.bundle import MINIMUM_FIELD, READS_FIELD, ManifestBytes, ModelBundle, RolloutBytes, TrustBundle, TrustRoles, role_name
 from schemas.errors import Code, Refused
@@ -44,7 +45,7 @@ _REMOVED_FIELD = (
 _TOP = frozenset({"root", "snapshot", "timestamp"})  # Roles that no snapshot lists.
 
 
-class Repository(SignedElsewhere):
+class Repository(SignedElsewhere, UnsignedRoles):
     """Manage metadata and the small documents that it vouches for, in one folder."""
 
     def __init__(self, directory: Path, *, fence: "Fence | None" = None) -> None:

@@ -46,7 +46,7 @@ PROBLEM: Final[dict[str, Any]] = {"model": problems.Problem, "description": "Wha
 def application(door: Door) -> ASGIApp:
     """Return the API and the console, ready to be served."""
     snapshots = Snapshots(door.monotonic)
-    return HostCheck(_Both(api(door, snapshots), console(door, snapshots)), door.hosts)
+    return HostCheck(_Both(api(door, snapshots), console(door, snapshots)), door.hosts, door.places)
 
 
 class _Both:
@@ -112,7 +112,7 @@ def _mount(app: FastAPI, router: APIRouter, route_class: Any) -> None:
 
 def _own(app: FastAPI, door: Door, route_class: Any) -> APIRouter:
     """Return the routes that belong to no other file: the description, and the stream of events."""
-    own, feed = APIRouter(route_class=route_class), EventFeed(door.fleet.store)
+    own, feed = APIRouter(route_class=route_class), EventFeed(door.fleet.store, door.places)
 
     @own.get("/openapi.json", tags=["api"])
     def openapi() -> dict[str, Any]:
@@ -137,7 +137,7 @@ def _own(app: FastAPI, door: Door, route_class: Any) -> APIRouter:
             found = await run_in_threadpool(api_tokens.get_good, door.fleet, token.id)
             return found is not None
 
-        return EventStream(feed.follow(int(last_event_id) if last_event_id is not None else None, is_good))
+        return EventStream(feed.follow(int(last_event_id) if last_event_id is not None else None, is_good), door.places, "api")
 
     return own
 

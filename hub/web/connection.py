@@ -2,12 +2,12 @@
 
 import asyncio
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
-
+from hub.service.bounded_server import KEEP, HalfClosing
+from hub.service.enrol.bounded_listener import Accepted
 from hub.web.server import REQUEST_SECONDS_MAX, WRITE_SECONDS_MAX
 
 
-class Connection(H11Protocol):
+class Connection(HalfClosing):
     """End a connection that sends no request, or does not take what it was sent."""
 
     _first: asyncio.TimerHandle | None = None
@@ -24,6 +24,17 @@ class Connection(H11Protocol):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
+
+    def handle_events(self) -> None:
+        """Tell a request how its connection is kept."""
+        super().handle_events()
+        if self.cycle is not None and not self.cycle.response_started:  # It begins when this turn of the loop is over.
+            self.scope["state"][KEEP] = self._keep
+
+    def _keep(self) -> None:
+        accepted = getattr(self.transport.get_extra_info("socket"), "_sock", None)  # asyncio shows a view of it.
+        if isinstance(accepted, Accepted):
+            accepted.keep()
 
     def pause_writing(self) -> None:
         """Give the client a while to read."""

@@ -300,6 +300,7 @@ class FleetShown(Shown):
     rollouts: dict[str, int]
     drifting: int
     troubles: list[TroubleShown] = []
+    unsigned: list[str] = []  # Keys that were changed and have not signed: what is wrong, and what mends it.
     last_event: int
 
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -14,15 +15,22 @@ from starlette.types import Receive, Scope, Send
 from hub.database.rows import EventRow
 from hub.database.store import Store
 from hub.operations.events import event_row
+from hub.service.bounded_server import HALF_CLOSED, KEEP, LISTENS
 from schemas.errors import Code, FleetcastError, Refused
+from schemas.limits import KIB
 
 LOOK_SECONDS: Final = 0.5
 BEAT_SECONDS: Final = 10.0
 STREAM_SECONDS_MAX: Final = 3600.0  # The client opens another one, and goes on by Last-Event-ID: a revoked token ends here at the latest.
 SEND_SECONDS_MAX: Final = 30.0
 STREAMS_MAX: Final = 256
+PIECE_BYTES_MAX: Final = 32 * KIB  # Sent at once: of a client that does not read, this much waits beside what the connection lets wait.
+PLACES_SHARE: Final = 8  # One part in this number of the connections is for requests that are answered at once.
 QUEUE_EVENTS_MAX: Final = 1000
 PAGE: Final = 500
+HEADERS: Final = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
+
+Kind = Literal["page", "api"]
 
 
 @dataclass(eq=False)
@@ -31,11 +39,47 @@ class _Client:
     sent: int = 0
 
 
+class Places:
+    """Count the streams that are open, of pages and of the API: they leave connections for requests. Runs in the loop of the API."""
+
+    def __init__(self, connections_max: Callable[[], int]) -> None:
+        self._connections_max = connections_max
+        self.taken = Counter[Kind]()
+
+    def check(self, kind: Kind, kind_max: int) -> None:
+        """Check that one more stream of a kind may be open.
+
+        Raises:
+            Refused: REQUEST_CROWDED.
+        """
+        called = {"page": "pages are followed", "api": "event streams are open"}[kind]
+        if self.taken[kind] >= kind_max:
+            raise Refused(Code.REQUEST_CROWDED, f"{kind_max} {called}, and no more may be")
+        connections = self._connections_max()
+        if self.taken.total() >= max(1, connections - max(1, connections // PLACES_SHARE)):
+            reason = f"{self.taken[kind]} {called}, and this hub may open too few files for more (`ulimit -n`, `LimitNOFILE`)"
+            raise Refused(Code.REQUEST_CROWDED, reason)
+
+    @property
+    def are_scarce(self) -> bool:
+        """Return whether streams have half of all connections: one that waits for its next request would then cost a stream its own."""
+        return 2 * self.taken.total() >= self._connections_max()
+
+    @contextmanager
+    def one(self, kind: Kind) -> Iterator[None]:
+        """Hold a place."""
+        self.taken[kind] += 1
+        try:
+            yield
+        finally:
+            self.taken[kind] -= 1
+
+
 class EventFeed:
     """Read new events once for all clients, while there are any. Runs in the loop of the API."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, places: Places) -> None:
+        self._store, self._places = store, places
         self._clients: set[_Client] = set()
         self._reader: asyncio.Task[None] | None = None
         self._began = asyncio.Event()
@@ -52,8 +96,7 @@ class EventFeed:
         Raises:
             Refused: REQUEST_CROWDED.
         """
-        if len(self._clients) >= STREAMS_MAX:
-            raise Refused(Code.REQUEST_CROWDED, f"{STREAMS_MAX} event streams are open, and no more are allowed")
+        self._places.check("api", STREAMS_MAX)
 
     async def follow(self, after: int | None, is_good: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes]:
         """Yield events after this id, or new ones; beats between; it ends with its time, or when the client falls behind."""
@@ -125,14 +168,24 @@ def _encoded(event: EventRow) -> bytes:
 class EventStream(Response):
     """Answer with a stream that ends when the client does not take what it was sent."""
 
-    def __init__(self, events: AsyncIterator[bytes]) -> None:
+    def __init__(self, events: AsyncIterator[bytes], places: Places, kind: Kind) -> None:
         super().__init__(media_type="text/event-stream")
-        self._events = events
+        self._events, self._places, self._kind = events, places, kind
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the events end, the client goes, or it does not read for a while."""
-        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        state = scope.setdefault("state", {})
+        state[LISTENS] = True
+        if state.get(HALF_CLOSED):  # It has gone, or could never be seen to go.
+            await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
+        state.get(KEEP, lambda: None)()
+        with self._places.one(self._kind):
+            await self._answer(receive, send)
+
+    async def _answer(self, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
         sender, gone = asyncio.create_task(self._send(send)), asyncio.create_task(_disconnected(receive))
         try:
             await asyncio.wait({sender, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -144,7 +197,8 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         try:
             async for part in self._events:
-                await send({"type": "http.response.body", "body": part, "more_body": True})
+                for at in range(0, len(part), PIECE_BYTES_MAX):
+                    await send({"type": "http.response.body", "body": part[at : at + PIECE_BYTES_MAX], "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             aclose = getattr(self._events, "aclose", None)

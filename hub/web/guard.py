@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -22,10 +23,13 @@ from hub.core.floods.connection_limit import origin_of
 from hub.database.api_rows import TokenRow
 from hub.operations import api_tokens
 from hub.operations.opened_fleet import OpenedFleet
+from hub.service.enrol.bounded_listener import connections_max
 from hub.signing.tuf_repository import Repository
 from hub.web import problems
+from hub.web.event_stream import Places
 from hub.web.problems import Refusal
 from hub.web.roles import Right, may
+from hub.web.server import CONNECTIONS_MAX
 from schemas.errors import Code, Refused
 from schemas.limits import KIB
 
@@ -56,6 +60,7 @@ class Door:
     hosts: frozenset[str]
     monotonic: Callable[[], float] = time.monotonic
     failures: Throttle = field(default_factory=Throttle)
+    places: Places = field(default_factory=lambda: Places(partial(connections_max, CONNECTIONS_MAX)))
     lookups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOOKUPS_MAX))
 
     def of_request(self, actor: str) -> OpenedFleet:
@@ -200,8 +205,8 @@ async def body_of(request: Request, kind: str = "application/json", bytes_max: i
 class HostCheck:
     """Refuse requests under a name that is not the hub's: a web page that has its own name lead here would read what it may not."""
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
-        self._app, self._hosts = app, hosts
+    def __init__(self, app: ASGIApp, hosts: frozenset[str], places: Places) -> None:
+        self._app, self._hosts, self._places = app, hosts, places
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and put what every answer carries into its headers."""
@@ -213,6 +218,8 @@ class HostCheck:
             if message["type"] == "http.response.start":
                 had = {name.lower() for name, _ in message["headers"]}
                 more = [(name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in had]
+                if self._places.are_scarce and b"connection" not in had:
+                    more.append((b"connection", b"close"))
                 message = {**message, "headers": [*message["headers"], *more]}
             await send(message)
 

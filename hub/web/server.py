@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 EXTRA: Final = "fleetcast[web]"
 PORT_NAME: Final = "web/port"
-CONNECTIONS_MAX: Final = 1024
+CONNECTIONS_MAX: Final = 1440  # Room for 1,000 pages that are followed, 256 event streams, and requests beside them.
 REQUEST_SECONDS_MAX: Final = 60.0  # Until the headers of a first request are here.
 HEADERS_BYTES_MAX: Final = 16 * KIB
 WRITE_SECONDS_MAX: Final = 30.0  # How long a client may leave what it was sent.

@@ -73,6 +73,7 @@ from node.broker.mqtt import (
     SettingsArrived,
     TimeArrived,
     TrustArrived,
+    WindowsAsked,
 )
 from node.core.settings.effective_settings import EffectiveSettings
 from node.core.trust.clock import MonotonicClock, MonotonicSeconds, SignedClock, WallClock
@@ -477,6 +478,8 @@ class Agent:
             self._handle_local(event)
         else:
             self._handle_broker(event)
+            if isinstance(event, DocumentEvent):
+                self._link.ack(event.message)
             self._disk.handled(event)
 
     def _handle_broker(self, event: ConnectionEvent | DocumentEvent) -> None:
@@ -493,27 +496,23 @@ class Agent:
                 self._reporter.published(mid, is_unread=is_unread)
             case TrustArrived():
                 self._trust_state.take_trust(event.bundle)
-                self._link.ack(event.message)
             case ModelArrived():
                 self._trust_state.take_model(event.bundle)
-                self._link.ack(event.message)
             case TimeArrived() | RolesArrived() | IndexArrived() | DeploymentsArrived():
                 self._trust_state.take(event)
-                self._link.ack(event.message)
             case SettingsArrived():
                 self._hub_settings.take(event.envelope)
-                self._link.ack(event.message)
-            case ReceiptsAsked(message):
+            case ReceiptsAsked():
                 self._slots.sign_again()
-                self._link.ack(message)
+            case WindowsAsked():
+                self._reporter.send_windows_again(event.request)
             case Unreadable(refusal, message):
                 model = self._link.model_of(message.topic)
                 self._reporter.refusal(refusal, model)
                 kind: FindingKind = "settings" if self._link.is_settings(message.topic) else "model" if model else "trust"
                 self._findings.put(kind, model, [refusal])
-                self._link.ack(message)
-            case Cleared(message):
-                self._link.ack(message)
+            case Cleared():
+                pass
             case _:
                 assert_never(event)
 

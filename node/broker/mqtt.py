@@ -32,6 +32,7 @@ from schemas.errors import Code, Refused
 from schemas.names import check_name
 from schemas.state import State
 from schemas.topics import Address, Topics, block_digest
+from schemas.window_request import WindowRequest
 
 SESSION_EXPIRY_SECONDS = 600  # the broker holds blocks for us over a short drop; a longer one is healed by asking again
 WANT_EXPIRY_SECONDS = 60
@@ -103,6 +104,14 @@ class ReceiptsAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class WindowsAsked:
+    """Carry the hub's request for windows that a broker may have lost: the same empty message, with a property."""
+
+    request: WindowRequest
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
 class BlockArrived:
     """Carry a payload on a block topic, not verified."""
 
@@ -113,7 +122,7 @@ class BlockArrived:
 ConnectionEvent = Connected | Disconnected | Published | Subscribed
 StatementEvent = TimeArrived | RolesArrived | IndexArrived | DeploymentsArrived
 DocumentEvent = (
-    TrustArrived | ModelArrived | StatementEvent | SettingsArrived | ReceiptsAsked | Unreadable | Cleared
+    TrustArrived | ModelArrived | StatementEvent | SettingsArrived | ReceiptsAsked | WindowsAsked | Unreadable | Cleared
 )  # Each carries one message, which is acknowledged once handled.
 NodeEvent = ConnectionEvent | DocumentEvent | BlockArrived
 
@@ -283,7 +292,14 @@ class NodeLink(BlockReader):
             return event
         if event.payload:
             return self._parse(event)
-        return ReceiptsAsked(event) if self.is_settings(event.topic) else Cleared(event)
+        if not self.is_settings(event.topic):
+            return Cleared(event)
+        if not event.windows:
+            return ReceiptsAsked(event)
+        try:
+            return WindowsAsked(WindowRequest.parse(event.windows), event)
+        except Refused:  # A newer hub may ask in another way: nothing is wrong with this node.
+            return Cleared(event)
 
     def _parse(self, event: Message) -> DocumentEvent | BlockArrived:
         try:

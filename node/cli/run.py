@@ -6,6 +6,7 @@ from random import Random
 
 import click
 
+from fleetcast.absent_modules import absent
 from fleetcast.memory_trim import keep_little
 from node.cli.long_running import log_to_stderr, loud, until_stopped
 from node.cli.options import settings_option
@@ -27,7 +28,8 @@ def run(path: Path) -> None:
     Example:
       fleetcast-node run --settings node.toml
     """
-    from node.agent.loop import Agent  # noqa: PLC0415  # half a second of imports that --help does not need
+    with absent("boto3"):  # securesystemslib would load it for keys of AWS KMS, which no node signs with: 0.2 s of CPU
+        from node.agent.loop import Agent  # noqa: PLC0415  # half a second of imports that --help does not need
     from node.agent.trust.pinned_root import pinned_root  # noqa: PLC0415  # It comes with the same imports.
 
     keep_little(arenas_max=1)  # its threads take turns anyway, and one arena has one end that is given back

@@ -49,6 +49,7 @@ class Cycle(RequestResponseCycle):
         self.body_bytes = 0
         self.held_bytes = 0  # An answer that waits until the one before it was read.
         self.limits: ConnectionLimits | None = None
+        self.half_closed = False  # The client sends no more, and may read on.
         self._asked = False
 
     def add(self, piece: bytes) -> int:
@@ -69,10 +70,13 @@ class Cycle(RequestResponseCycle):
         if self.waiting_for_100_continue and not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.waiting_for_100_continue = False
-        if not self.disconnected and not self.response_complete:
+        if not self.disconnected and not self.response_complete and not self._has_left:
             self.flow.resume_reading()
             await self.message_event.wait()
             self.message_event.clear()
+        if self._has_left:
+            self.disconnected = True
+            self.transport.close()
         if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
         return {"type": "http.request", "body": self._taken(), "more_body": self.more_body}
@@ -98,6 +102,11 @@ class Cycle(RequestResponseCycle):
             self.transport.close()
         self.on_response()
 
+    @property
+    def _has_left(self) -> bool:
+        """Return whether the client sends no more, where an answer goes on until it leaves: nothing else will show that it has left."""
+        return self.half_closed and self._asked and not self.more_body and not self._pieces
+
     def _taken(self) -> bytes:
         pieces, self._pieces, self.body_bytes, self._asked = self._pieces, [], 0, True
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -118,6 +127,7 @@ class Connection(HttpToolsProtocol):
     _begun = 0  # requests of this connection that the parser has seen
     _known: _Head | None = None
     _is_last = False  # the server ends: what is asked first is answered, and nothing after it
+    _half_closed = False  # the client sends no more
     _answering: RequestResponseCycle | None = None  # `cycle` is the newest request's, which may have to wait
 
     def __init__(self, *arguments: Any, limits: ConnectionLimits | None = None, **fields: Any) -> None:
@@ -180,6 +190,18 @@ class Connection(HttpToolsProtocol):
             self._answering.message_event.set()
         self.pipeline.clear()  # nobody would begin it
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Hear from asyncio: the client sends no more, as after `nc -N`. What it has asked for is answered, and then it is closed."""
+        is_asking = not self._between or self._unfinished or self._refusal is not None
+        if is_asking or self._idle:
+            return None
+        self._half_closed = True
+        for cycle in (self._answering, self.cycle, *(waiting for waiting, _ in self.pipeline)):
+            if isinstance(cycle, Cycle):
+                cycle.half_closed = True
+                cycle.message_event.set()
+        return True
 
     def data_received(self, data: bytes) -> None:
         """Hear from asyncio: bytes of requests; behind one that is refused, bytes of nothing."""
@@ -279,6 +301,8 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         if self._refusal is not None:
             self._end_when_answered()
+        elif self._half_closed and self._idle:
+            self.transport.close()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle

@@ -16,7 +16,8 @@ from fleetcast import durable
 from node.core.activation.lifecycle import ModelSlot, Move
 from node.core.telemetry.accuracy import KEPT_SECONDS, Declared, Known
 from node.core.telemetry.privacy_accountant import START, Entry, Witness
-from node.storage.rows import ByteUsage, ReportedCounts, StoredBlock, Waiting
+from node.storage.outbox import Outbox
+from node.storage.rows import ByteUsage, ReportedCounts, StoredBlock
 from node.storage.store_check import damage_in
 from node.storage.store_file import Opened, anew, begun, in_memory, opened, set_aside, trouble_of, written_down
 from node.storage.tables import begin, read_as_todays
@@ -27,13 +28,11 @@ from schemas.receipt import Evidence
 
 TELEMETRY_OFF = "hub_telemetry_off"  # Fact: the hub's settings turn off telemetry that the site's file has on.
 MOVES_KEPT = 1000  # Moves of a slot: years of releases.
-SENT_KEPT = 256  # windows kept after the broker took them, to be sent again to a broker that lost its memory
-KINDS_KEPT = {"window": SENT_KEPT, "receipt": 64}  # and receipts: a day of windows must not crowd them out
 DAYS_KEPT = 92  # Days of everything that is counted by day.
 CLOSED_KEPT_SECONDS = 400 * 24 * 3600  # how long it is known which intervals are over, and what was spent for what
 
 
-class NodeStore:
+class NodeStore(Outbox):
     """Keep one file, by one writer thread."""
 
     stuck: str = ""  # why nothing can be written; all is in memory then, and nothing that is not durable may leave
@@ -292,63 +291,6 @@ class NodeStore:
             "UPDATE transfer SET received = received + ?, reused = reused + ?, wasted = wasted + ? WHERE release = ?",
             (received, reused, wasted, release),
         )
-
-    # Outbox
-
-    def enqueue(self, kind: str, topic: str, payload: bytes) -> int:
-        """Keep a message until the broker has taken it."""
-        return int(self._db.execute("INSERT INTO outbox (kind, topic, payload) VALUES (?, ?, ?)", (kind, topic, payload)).lastrowid or 0)
-
-    def waiting(self, limit: int, *, windows: bool = True) -> list[Waiting]:
-        """Return the oldest messages that wait; without `windows` those that are none."""
-        rows = self._db.execute(
-            "SELECT id, kind, topic, payload FROM outbox WHERE sent = 0 AND (? OR kind != 'window') ORDER BY id LIMIT ?", (windows, limit)
-        ).fetchall()
-        return [Waiting(*row) for row in rows]
-
-    def count_waiting(self, kind: str) -> int:
-        """Return how many messages of a kind wait."""
-        return int(self._db.execute("SELECT count(*) FROM outbox WHERE sent = 0 AND kind = ?", (kind,)).fetchone()[0])
-
-    def waiting_windows(self) -> list[tuple[int, str, bytes, bool]]:
-        """Return windows that wait, oldest first: number, topic, payload, and whether it was given to a broker before."""
-        rows = self._db.execute("SELECT id, topic, payload, tried FROM outbox WHERE sent = 0 AND kind = 'window' ORDER BY id").fetchall()
-        return [(one, topic, payload, bool(tried)) for one, topic, payload, tried in rows]
-
-    def waiting_bytes(self, kind: str) -> int:
-        """Return payload bytes of the messages of a kind that wait."""
-        return int(self._db.execute("SELECT total(length(payload)) FROM outbox WHERE sent = 0 AND kind = ?", (kind,)).fetchone()[0])
-
-    def mark_tried(self, ids: Sequence[int]) -> None:
-        """Mark messages that are given to a broker now: from here on each is counted by its id, and never becomes part of another one."""
-        with self.transaction():
-            self._db.executemany("UPDATE outbox SET tried = 1 WHERE id = ? AND tried = 0", [(one,) for one in ids])
-
-    def drop_waiting(self, ids: Sequence[int]) -> None:
-        """Drop messages that will not be sent."""
-        self._db.executemany("DELETE FROM outbox WHERE id = ? AND tried = 0", [(one,) for one in ids])
-
-    def mark_sent(self, ids: Sequence[int]) -> None:
-        """Mark messages that the broker has taken; the newest of each kind are kept, in case it forgets them."""
-        self._db.executemany("UPDATE outbox SET sent = 1 WHERE id = ?", [(one,) for one in ids])
-        for kind, kept in KINDS_KEPT.items():
-            self._db.execute(
-                "DELETE FROM outbox WHERE sent = 1 AND kind = ? AND id <="
-                " (SELECT id FROM outbox WHERE sent = 1 AND kind = ? ORDER BY id DESC LIMIT 1 OFFSET ?)",
-                (kind, kind, kept),
-            )
-
-    def resend(self, *, windows: bool = True) -> None:
-        """Have the kept messages sent again to a broker that has lost its memory. Their readers count them once.
-
-        Without `windows` those that are none: long after the first time, nobody would know them again.
-        """
-        self._db.execute("UPDATE outbox SET sent = 0 WHERE sent = 1 AND (? OR kind != 'window')", (windows,))
-
-    def outbox_payloads(self, kind: str, limit: int) -> list[tuple[int, str, bytes, bool]]:
-        """Return the newest messages of a kind, byte for byte, and whether they were sent."""
-        rows = self._db.execute("SELECT id, topic, payload, sent FROM outbox WHERE kind = ? ORDER BY id DESC LIMIT ?", (kind, limit))
-        return [(one, topic, payload, bool(sent)) for one, topic, payload, sent in rows]
 
     # Windows and what they spent
 

@@ -5,6 +5,9 @@ from contextlib import closing
 
 _COLUMNS = (  # that a first node's tables lack
     ("outbox", "tried", "INTEGER NOT NULL DEFAULT 0"),  # given to a broker at least once: it may have it, whatever it answered
+    ("outbox", "sent_at", "REAL NOT NULL DEFAULT 0"),  # when a broker took it last (node/core/telemetry/sent_again.py)
+    ("outbox", "resent", "INTEGER NOT NULL DEFAULT 0"),  # whether it was sent again to a broker that had lost its memory
+    ("outbox", "asked", "INTEGER NOT NULL DEFAULT 0"),  # how often it was sent again on request
     ("window", "code", "TEXT NOT NULL DEFAULT ''"),  # why it was withheld
     ("own", "hours", "TEXT NOT NULL DEFAULT ''"),  # its rows by hour of the week, where hours are kept apart
     ("window", "late", "INTEGER NOT NULL DEFAULT 0"),  # whether rows came after it was closed

@@ -1,6 +1,8 @@
 """What `fleetcast.mqtt_connection.Link` promises, against both real brokers; and against a rogue one."""
 
+import os
 import queue
+import resource
 import select
 import socket
 import threading
@@ -508,3 +510,26 @@ def test_small_messages_and_a_large_one_arrive_whole_and_are_acknowledged_togeth
     assert hub.next(Message).payload == b"later"  # nothing that was acknowledged comes again
     node.link.close()
     hub.link.drop()
+
+
+def test_a_connection_holds_when_a_thousand_other_files_are_open(broker: Broker, opened: Callable[..., Client]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 1024 + 200
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        pytest.skip(f"this machine lets a process open {hard} files, and the case is past 1,024")
+    files = list[int]()
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    try:
+        while not files or files[-1] < 1024:
+            files.append(os.open(os.devnull, os.O_RDONLY))
+        node, hub = opened(broker, "node-a"), opened(broker)
+        topic = TOPIC + "block/" + "00" * 32
+        node.subscribe(topic)
+        for number in range(3):
+            hub.link.publish(topic, b"%d" % number)
+            assert node.next(Message, seconds=20).payload == b"%d" % number
+    finally:
+        for one in files:
+            os.close(one)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

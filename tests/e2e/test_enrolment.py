@@ -3,7 +3,6 @@
 import json
 import queue
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +14,10 @@ from cryptography import x509
 
 from fleetcast.mqtt_connection import BrokerUrl, Connected, Disconnected, Link, TlsFiles
 from schemas.topics import Topics
-from tests import warm
+from tests import probed, warm
 from tests.broker.client import Client
 from tests.brokers import CONSUMER, Mosquitto, free_port
-from tests.e2e.test_path import BIN, until
+from tests.e2e.test_path import until
 from tests.hub.cli.fleets import features, ridge
 
 pytestmark = pytest.mark.timeout(400)
@@ -31,11 +30,16 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.folder, self.fleet = folder, folder / "fleet"
         self.hub_url = f"https://127.0.0.1:{free_port()}"
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[warm.Running] = []
         secret = folder / "secret"
         secret.write_text("test\n")
         secret.chmod(0o600)
-        self.environment = {"FLEETCAST_DIR": str(self.fleet), "FLEETCAST_PASSPHRASE_FILE": str(secret), "PATH": "/usr/bin:/bin:/usr/sbin"}
+        self.environment = {
+            **warm.OF_INTERPRETER,
+            "FLEETCAST_DIR": str(self.fleet),
+            "FLEETCAST_PASSPHRASE_FILE": str(secret),
+            "PATH": "/usr/bin:/bin:/usr/sbin",
+        }
 
     def cli(self, *arguments: str, program: warm.Program = "fleetcast", code: int = 0, said: str = "") -> Any:
         done = warm.run(program, *arguments, "--json", env=self.environment, typed=said)
@@ -53,12 +57,12 @@ class Site:
         settings = self.fleet / "fleet.toml"
         text = settings.read_text().replace("mqtts://127.0.0.1:1", self.broker.url())
         settings.write_text(text + "\n".join([*lines, ""]))
-        self.run("hub", [str(BIN / "fleetcast"), "hub", str(self.fleet), "--json-logs"])
+        self.run("hub", "fleetcast", "hub", str(self.fleet), "--json-logs")
         until("the hub", (self.fleet / "hub.ready").exists)
 
-    def run(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+    def run(self, name: str, program: warm.Program, *arguments: str) -> warm.Running:
         with (self.folder / f"{name}.log").open("ab") as log:
-            self.processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=self.environment))
+            self.processes.append(warm.start(program, *arguments, log=log, env=self.environment))
         return self.processes[-1]
 
     def enrol(self, node: str, *more: str) -> Path:
@@ -70,9 +74,10 @@ class Site:
         assert self.cli(*said, program="fleetcast-node", said=f"{token}\n")["node"] == node
         return settings
 
-    def start_node(self, settings: Path) -> subprocess.Popen[bytes]:
+    def start_node(self, settings: Path) -> warm.Running:
         self.environment["FLEETCAST_NODE_PORT"] = "0"
-        return self.run(settings.parent.name, [str(BIN / "fleetcast-node"), "run", "--settings", str(settings)])
+        probed.answer_in(settings.parent / "data")
+        return self.run(settings.parent.name, "fleetcast-node", "run", "--settings", str(settings))
 
     def log(self, name: str, event: str) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in (self.folder / f"{name}.log").read_text().splitlines() if line.startswith("{")]
@@ -93,7 +98,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     made.end()
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def end(process: warm.Running) -> None:
     process.send_signal(signal.SIGTERM)
     process.wait(100)
 

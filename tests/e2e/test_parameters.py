@@ -1,7 +1,6 @@
 """Parameters from the operator's desk to a local program's answer, by the real commands and processes on the embedded broker."""
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ import httpx
 import pytest
 
 from schemas.parameters import Parameter
+from tests import probed, warm
 from tests.brokers import free_port
-from tests.hub.cli.fleets import BIN, INPUTS, Made, make
+from tests.hub.cli.fleets import INPUTS, Made, make
 from tests.hub.cli.test_rollout import Hub
 from tests.hub.hubs import until
 
@@ -37,8 +37,9 @@ def port(made: Made) -> Iterator[int]:
         port, settings = free_port(), made.folder / "node.toml"
         lines = ['id = "gate-1"', 'fleet = "f"', f'broker = "{hub.ready["broker_url"]}"', 'data = "node"', 'root = "fleet/root.json"']
         settings.write_text("\n".join([*lines, f"port = {port}"]) + "\n")
+        probed.answer_in(made.folder / "node")
         with (made.folder / "node.log").open("wb") as log:
-            node = subprocess.Popen([str(BIN / "fleetcast-node"), "run", "--settings", str(settings)], stdout=log, stderr=log)
+            node = warm.start("fleetcast-node", "run", "--settings", settings, log=log)
         try:
             yield port
         finally:

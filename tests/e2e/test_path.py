@@ -22,7 +22,7 @@ from sklearn.linear_model import Ridge
 
 from fleetcast.mqtt_connection import Message
 from schemas.topics import Topics
-from tests import warm
+from tests import probed, warm
 from tests.broker.client import Client
 from tests.brokers import CONSUMER, FLEET, Broker, free_port, mainly
 from tests.waiting import until
@@ -40,8 +40,8 @@ class Plant:
     cohort_nodes_min: int = 2
     hub_settings: tuple[str, ...] = ()
     node_settings: tuple[str, ...] = ()
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    nodes: dict[str, tuple[subprocess.Popen[bytes], int]] = field(default_factory=dict)
+    processes: list[warm.Running] = field(default_factory=list)
+    nodes: dict[str, tuple[warm.Running, int]] = field(default_factory=dict)
 
     @property
     def fleet(self) -> Path:
@@ -79,9 +79,14 @@ class Plant:
         self.run("hub", [str(BIN / "fleetcast"), "hub", str(self.fleet), "--passphrase-file", str(secret), "--json-logs"])
         until("the hub", (self.fleet / "hub.ready").exists)
 
-    def run(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+    def run(self, name: str, command: list[str]) -> warm.Running:
+        """Begin a program, by its path and arguments; one of another environment by its own interpreter."""
+        path = Path(command[0])
         with (self.directory / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log)
+            if path.parent == warm.BIN and path.name in warm.ENTRIES:
+                process = warm.start(path.name, *command[1:], log=log)
+            else:
+                process = subprocess.Popen(command, stdout=log, stderr=log)
         self.processes.append(process)
         return process
 
@@ -101,6 +106,7 @@ class Plant:
             if tls is not None:
                 lines += [f'tls_ca = "{tls.ca}"', f'tls_certificate = "{tls.certificate}"', f'tls_key = "{tls.key}"']
             (directory / "node.toml").write_text("\n".join(lines) + "\n")
+        probed.answer_in(directory / "data")
         port = int(next(line for line in (directory / "node.toml").read_text().splitlines() if line.startswith("port")).split("=")[1])
         process = self.run(name, [str(BIN / "fleetcast-node"), "run", "--settings", str(directory / "node.toml")])
         self.nodes[name] = (process, port)

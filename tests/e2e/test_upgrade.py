@@ -17,7 +17,7 @@ from hub.signing.keys import load_signer
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.manifest import Manifest
-from tests import brokers
+from tests import brokers, warm
 from tests.e2e.test_path import BIN, Plant, until
 from tests.earlier_version import BEFORE_DEPLOYMENTS, programs
 
@@ -43,7 +43,7 @@ class Mixed(Plant):
         assert done.returncode == code, f"{command}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return json.loads(done.stdout) if done.stdout.startswith(("{", "[")) else None
 
-    def run(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+    def run(self, name: str, command: list[str]) -> warm.Running:
         program = Path(command[0]).name
         return super().run(name, [str((self.hub_bin if program == "fleetcast" else self.node_bin) / program), *command[1:]])
 

@@ -24,8 +24,30 @@ def test_a_module_that_is_imported_already_stays() -> None:
 
 
 def test_the_agent_loads_nothing_that_it_does_not_need() -> None:
-    program = "import sys, node.cli.run, node.agent.loop; print(*{name.partition('.')[0] for name in sys.modules})"
+    """What it begins with: it ends where its settings cannot be read."""
+    program = """
+import contextlib, sys, node.__main__
+sys.argv = ["fleetcast-node", "run", "--settings", "nowhere.toml"]
+with contextlib.suppress(SystemExit):
+    node.__main__.main()
+print(*{name.partition(".")[0] for name in sys.modules})
+"""
 
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
 
-    assert not {"rich", "pygments", "greenlet", "onnxruntime", "onnx", "scipy", "sqlalchemy", "pyarrow", "websockets"} & set(said)
+    heavy = {
+        "rich",
+        "pygments",
+        "greenlet",
+        "onnxruntime",
+        "onnx",
+        "scipy",
+        "sqlalchemy",
+        "pyarrow",
+        "websockets",
+        "dns",
+        "boto3",
+        "botocore",
+    }
+    assert "tuf" in said
+    assert not heavy & set(said)

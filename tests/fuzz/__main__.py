@@ -19,7 +19,7 @@ from tests.fuzz.targets import TARGETS
 
 BESIDE = Path(__file__).parents[2] / ".fuzz"  # Where `make fuzz` installs atheris.
 GRACE_SECONDS = 300  # To import, to run what is known, and to end.
-PREPARED_GRACE_SECONDS = 1200  # The same where a fleet is made first, by commands of which every import is instrumented.
+PREPARED_GRACE_SECONDS = 1200  # The same where a fleet is made first.
 IN_MEMORY = Path("/dev/shm")  # noqa: S108  # A node syncs what it keeps, a thousand times a second here.
 KEPT_FILES_MAX, KEPT_BYTES_MAX = 16, 20_000  # Of one target: the corpus stays below a megabyte.
 
@@ -44,6 +44,7 @@ def fuzz(target: Target, seconds: int, folder: Path) -> Result:
     scratch.mkdir()
     environment["TMPDIR"] = str(scratch)
     command = [sys.executable, "-m", "tests.fuzz.fuzzing", target.run.__module__, target.name, str(seconds), str(folder)]
+    command.append(",".join(target.guides))
     grace = PREPARED_GRACE_SECONDS if target.is_prepared else GRACE_SECONDS
     try:
         done = subprocess.run(command, env=environment, capture_output=True, timeout=seconds + grace, check=False)

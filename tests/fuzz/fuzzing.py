@@ -1,11 +1,12 @@
-"""Fuzz one decoder for a while: `python -m tests.fuzz.fuzzing MODULE TARGET SECONDS FOLDER`, for tests/fuzz/__main__.py.
+"""Fuzz one decoder for a while: `python -m tests.fuzz.fuzzing MODULE TARGET SECONDS FOLDER GUIDES`, for tests/fuzz/__main__.py.
 
-With atheris (libFuzzer, guided by what lines of ours an input reaches) where it can be had; without it, the same changes of the same inputs
-at random. FOLDER has the inputs to begin with, and takes what is found: new ones, and `fault-*`, one that broke a promise. The last line on
-standard output is the number of executions.
+With atheris (libFuzzer, guided by what lines an input reaches of GUIDES, packages with commas between) where it can be had; without it, the
+same changes of the same inputs at random. FOLDER has the inputs to begin with, and takes what is found: new ones, and `fault-*`, one that
+broke a promise. The last line on standard output is the number of executions.
 """
 
 import importlib
+import pkgutil
 import resource
 import signal
 import sys
@@ -20,7 +21,6 @@ from tests.fuzz.mutations import mutated
 from tests.fuzz.target import RSS_MIB_MAX, SECONDS_MAX, Target, name_of
 
 STUCK_SECONDS = 60  # By the wall's clock, on a busy machine: then the input does not end at all.
-OURS = ["schemas", "fleetcast", "hub", "node", "tuf"]
 
 
 def _target(module: str, name: str) -> Target:
@@ -28,16 +28,25 @@ def _target(module: str, name: str) -> Target:
     return next(one for one in targets if one.name == name)
 
 
+def _import_all(packages: list[str]) -> None:
+    for package in packages:
+        found = importlib.import_module(package)
+        for one in pkgutil.walk_packages(getattr(found, "__path__", ()), f"{package}."):
+            importlib.import_module(one.name)
+
+
 class TooSlow(BaseException):
     """Signals that one input took longer than any may: no handler of ours swallows it."""
 
 
-def _guided(module: str, name: str, seconds: int, folder: Path) -> None:
+def _guided(module: str, name: str, seconds: int, folder: Path, guides: list[str]) -> None:
     import atheris
 
-    with atheris.instrument_imports(include=OURS):
+    with atheris.instrument_imports(include=guides):
         target = _target(module, name)
-        target.prepare()
+        if target.is_prepared:
+            _import_all(guides)
+    target.prepare()  # A whole fleet is made by much that no input reaches. Instrumented, that takes minutes.
 
     def mutator(data: bytes, max_size: int, seed: int) -> bytes:
         otherwise = lambda given: atheris.Mutate(given, max_size)  # noqa: E731
@@ -102,4 +111,4 @@ if __name__ == "__main__":
     except ImportError:
         print(f"stat::number_of_executed_units: {_at_random(module, name, seconds, folder)}", file=sys.stderr)
     else:
-        _guided(module, name, seconds, folder)
+        _guided(module, name, seconds, folder, sys.argv[5].split(","))

@@ -13,6 +13,7 @@ CORPUS = Path(__file__).parent / "corpus"
 VECTORS = Path(__file__).parents[1] / "vectors"
 SECONDS_MAX = 2.0  # CPU time of one input.
 RSS_MIB_MAX = 2048  # Of the whole process, coverage and libraries included.
+OURS = ("schemas", "fleetcast", "hub", "node", "tuf")
 BYTES_MAX = 256 * 1024  # Of an input: larger ones are refused by their length, which tests elsewhere show.
 
 
@@ -31,6 +32,7 @@ class Target:
     refusals: tuple[type[Exception], ...] = (Refused,)
     bytes_max: int = BYTES_MAX
     prepare: Callable[[], object] = _nothing  # What `run` needs and no input is charged for, made before the first one.
+    guides: tuple[str, ...] = OURS  # Packages whose lines guide the changes.
 
     @property
     def is_prepared(self) -> bool:

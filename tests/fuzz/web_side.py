@@ -14,6 +14,8 @@ from schemas.errors import FleetcastError, Refused
 from tests.fuzz.mutations import Text
 from tests.fuzz.target import Target
 
+GUIDES = ("schemas", "hub.web", "hub.operations", "hub.core.blueprint")  # Of the rest of a hub a request reaches little.
+
 # Blueprints
 
 
@@ -316,8 +318,8 @@ def _cursor(data: bytes) -> None:
 
 TARGETS = (
     Target("blueprints", _blueprint, lambda: [BLUEPRINT], Text(YAML_TOKENS), (InvalidBlueprint,)),
-    Target("api_requests", _request, lambda: _encoded(API_SEEDS), Text(HTTP_TOKENS), (), 32 * 1024, _site),
-    Target("console_requests", _request, lambda: _encoded(CONSOLE_SEEDS), Text(HTTP_TOKENS), (), 32 * 1024, _site),
+    Target("api_requests", _request, lambda: _encoded(API_SEEDS), Text(HTTP_TOKENS), (), 32 * 1024, _site, GUIDES),
+    Target("console_requests", _request, lambda: _encoded(CONSOLE_SEEDS), Text(HTTP_TOKENS), (), 32 * 1024, _site, GUIDES),
     Target(
         "cursors",
         _cursor,

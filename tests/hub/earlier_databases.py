@@ -27,6 +27,9 @@ def as_before_versions(db: Connection) -> None:
         "release_hours",
         "known_drifts",
         "troubles",
+        "window_sessions",
+        "window_requests",
+        "undated_windows",
         *ROLES,
     ):
         db.execute(f"DROP TABLE {name}")

@@ -66,6 +66,7 @@ class Wanted:
     models: Mapping[str, tuple[WantedDeployment, ...]]
     settings: Mapping[str, tuple[Chosen, int | None]] | None
     facts: tuple[NodeFacts, ...]  # What selectors will ask of every node.
+    name: str = "fleet.yaml"  # The blueprint's name, as its reader knows it.
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ def wanted(written: Written, present: Present) -> Wanted:
         models[name] = tuple(sorted(found, key=lambda one: (one.name == DEFAULT, -one.priority, one.name)))
     if mistakes:
         raise InvalidBlueprint(written.name, mistakes)
-    return Wanted(models, nodes, tuple(facts))
+    return Wanted(models, nodes, tuple(facts), written.name)
 
 
 def _deployment(
@@ -291,7 +292,9 @@ def difference(asked: Wanted, present: Present, *, now: int, supersede: bool = F
             after[name] = moved
             if change in changes_of(of, moved):
                 stuck.append(change)
-    return Difference(tuple(planned), before, after, tuple(_notes(asked, present)), tuple(terms_apart(asked.models, present)))
+    return Difference(
+        tuple(planned), before, after, tuple(_notes(asked, present)), tuple(terms_apart(asked.models, present, name=asked.name))
+    )
 
 
 def halted_before(model: Model, change: ModelChange) -> str:

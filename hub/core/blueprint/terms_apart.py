@@ -1,5 +1,7 @@
 """Name the terms of a blueprint that differ from those on which a rollout has begun: they count from the next one on."""
 
+import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,11 +17,15 @@ if TYPE_CHECKING:
     from hub.core.blueprint.diff import WantedDeployment
     from hub.core.blueprint.present import Present
 
+STANDARD_INPUT = "the standard input"  # The name of a blueprint that comes from there: it cannot be read twice.
 DEADLINE_SECONDS = 60  # By how much a deadline may differ: it was computed when the rollout began.
 
 
-def terms_apart(asked: "Mapping[str, Sequence[WantedDeployment]]", present: "Present") -> Iterator[str]:
-    """Yield a sentence for each deployment whose rollout of this very release began on other terms than the blueprint has."""
+def terms_apart(asked: "Mapping[str, Sequence[WantedDeployment]]", present: "Present", *, name: str) -> Iterator[str]:
+    """Yield a sentence for each deployment whose rollout of this very release began on other terms than the blueprint has.
+
+    It says what is not done, and what does it; `name` is the blueprint's, as its reader knows it.
+    """
     for model, of in asked.items():
         for one in of:
             have = present.models[model].model.get(one.name)
@@ -30,10 +36,26 @@ def terms_apart(asked: "Mapping[str, Sequence[WantedDeployment]]", present: "Pre
                 continue
             named = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
             differ = "differs" if names in (["gate"], ["deadline"]) else "differ"
-            was = "was" if deployment.state == "done" else "is being"
-            begun = f"from what {deployment.release.version} {was} rolled out on"
-            why = "" if deployment.state == "done" else "; a rollout goes on as it began"
-            yield f"deployment {one.name} of {model}: {named} {differ} {begun}{why}. This counts from its next release on"
+            version = deployment.release.version
+            if deployment.state == "done":
+                yield (
+                    f"deployment {one.name} of {model}: {named} {differ} from what {version} was rolled out on. Its nodes have it, so"
+                    " `apply` changes nothing: this counts from its next release on"
+                )
+                continue
+            back = present.models[model].model.command("back", one.name)
+            yield (
+                f"deployment {one.name} of {model}: {named} {differ} from what {version} is being rolled out on. `apply` does not change a"
+                f" rollout that has begun: this counts from its next release on. To begin {version} anew on it, take {version} from the"
+                f" nodes that have it, and apply once more: `{back}`, then `{_again(name)}`"
+            )
+
+
+def _again(name: str) -> str:
+    """Return the command that begins rollouts once more from which nodes went back."""
+    if (revision := re.fullmatch(r"revision (\d+)", name)) is not None:
+        return f"fleetcast apply --revision {revision[1]} --again"
+    return f"fleetcast apply {'FILE' if name == STANDARD_INPUT else shlex.quote(name)} --again"
 
 
 def _differing(terms: DeploymentTerms, have: Deployment) -> list[str]:

@@ -1,7 +1,7 @@
 """Decides which open connection has to go for a new one: their number is limited, as a whole and by address. Knows no socket and no clock.
 
-The oldest goes: a device needs a connection for a second or two, so an old one is most likely silent. Past the bound on all of them it is
-the oldest of the address that has most, so that one address cannot use up what others need.
+The oldest goes that is not kept: a device needs a connection for a second or two, so an old one is most likely silent. Past the bound on
+all of them it is the oldest of the address that has most, so that one address cannot use up what others need.
 """
 
 from collections import OrderedDict
@@ -16,6 +16,7 @@ class Doorkeeper:
     def __init__(self) -> None:
         self._origins: dict[int, str] = {}
         self._open: dict[str, OrderedDict[int, None]] = {}
+        self._kept = set[int]()
 
     def __len__(self) -> int:
         return len(self._origins)
@@ -28,16 +29,25 @@ class Doorkeeper:
         mine[number] = None
         gone: list[int] = []
         while len(mine) > address_max:
-            gone.append(next(iter(mine)))
+            gone.append(self._oldest(mine))
             self.leave(gone[-1])
         while len(self._origins) > connections_max:
             crowd = max(self._open, key=lambda one: len(self._open[one]))
-            gone.append(next(iter(self._open[crowd])))
+            gone.append(self._oldest(self._open[crowd]))
             self.leave(gone[-1])
         return gone
 
+    def keep(self, number: int) -> None:
+        """Let a connection go for no other one: it is known to be in use, and how many are is bounded elsewhere."""
+        if number in self._origins:
+            self._kept.add(number)
+
+    def _oldest(self, those: OrderedDict[int, None]) -> int:
+        return next((number for number in those if number not in self._kept), next(iter(those)))
+
     def leave(self, number: int) -> None:
         """Forget a connection that is closed, or has to go."""
+        self._kept.discard(number)
         origin = self._origins.pop(number, None)
         if origin is None:
             return

@@ -36,10 +36,11 @@ class Listening:
     @property
     def runs(self) -> bool:
         """Return whether the hub hears its nodes."""
-        return self._subscribed and self.caught_up
+        return self.is_subscribed and self.caught_up
 
     @property
-    def _subscribed(self) -> bool:
+    def is_subscribed(self) -> bool:
+        """Return whether all that nodes say comes here, or will."""
         return self.subscriptions == 0 and not self.denied
 
 
@@ -72,7 +73,7 @@ def subscribed(before: Listening, *, denied: bool, now: float) -> Listening:
 def took(before: Listening, events: int, *, waited: float, full: bool, now: float) -> Listening:
     """Take note of one turn: how many events it found, how long it waited for the first, and whether it had to leave some."""
     after = looked(before, now=now)
-    if not after._subscribed:
+    if not after.is_subscribed:
         return after
     if full:
         return replace(after, caught_up=False, quiet=0.0, kept_up_since=now)

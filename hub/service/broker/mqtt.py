@@ -30,6 +30,7 @@ from schemas.receipt import SealedReceipt
 from schemas.state import State
 from schemas.topics import Address, Topics
 from schemas.window import Window
+from schemas.window_request import WindowRequest
 
 SESSION_EXPIRY_SECONDS = 24 * 3600  # receipts and windows wait at the broker for a hub that is away for a day
 RECEIVE_MAX = 2048  # unacknowledged messages to us: two batches of windows, one on its way while the other is made durable
@@ -37,6 +38,7 @@ OWN_KINDS = ("trust-roles", "trust-time", "model", "deploy", "deployed", "trust"
 NODE_KINDS = ("want", "state", "receipt", "telemetry")  # What nodes say to the hub.
 SHARE_GROUP = "fleetcast"
 ASK_EXPIRY_SECONDS = 3600  # A request for receipts is not worth more: the hub repeats it while it lacks them.
+ASK_WINDOWS_EXPIRY_SECONDS = 60  # A request for windows counts seconds back from when it is read; it is repeated, too.
 MSGPACK, JSON = "application/msgpack", "application/json"
 
 
@@ -188,6 +190,10 @@ class HubLink(BlockPublisher):
     def ask_for_receipts(self, node: str) -> None:
         """Ask a node to sign its receipts once more: by an empty message on its settings' topic, which older nodes acknowledge only."""
         self._link.publish(self.topics.settings(node), b"", expiry_seconds=ASK_EXPIRY_SECONDS)
+
+    def ask_for_windows(self, node: str, request: WindowRequest) -> None:
+        """Ask a node to send windows once more: by the same empty message with a property; older nodes sign their receipts again."""
+        self._link.publish(self.topics.settings(node), b"", expiry_seconds=ASK_WINDOWS_EXPIRY_SECONDS, windows=str(request))
 
     def clear_state(self, node: str) -> None:
         """Take a forgotten node's state out of the broker's memory."""

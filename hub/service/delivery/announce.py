@@ -12,6 +12,7 @@ from hub.service.alerts.event_log import Notes
 from hub.service.broker.mqtt import OWN_KINDS, HubLink, OwnTopic
 from hub.service.delivery.deployment_topics import DeploymentTopics
 from hub.service.delivery.retained_topic_check import judge_deployments, judge_index, judge_model, judge_trust
+from hub.service.delivery.unsigned_alerts import UnsignedAlerts
 from hub.service.steady_clock import SteadyClock
 from hub.signing import deployment_statements
 from hub.signing.key_places import ONLINE
@@ -70,6 +71,7 @@ class Announcer:
         self._looked_at = self._expiry_looked_at = float("-inf")
         self._warned: dict[str, str] = {}
         self._is_clock_doubted = False
+        self._unsigned = UnsignedAlerts(repository, notes, wall=wall, monotonic=monotonic)
         self._trust: TrustBundle | None = None
         self._small = DeploymentTopics(repository, link.topics)
         self._models: dict[str, ModelBundle] = {}
@@ -84,6 +86,7 @@ class Announcer:
         """Sign what is new, and publish what is to be published."""
         now = self._monotonic()
         self._warn_of_clock()
+        self._unsigned.tick()  # Before what may be refused for want of a signature.
         is_thorough = now - self._looked_at >= LOOK_SECONDS
         # Read before we look: what is signed while we do is noticed at the next tick, and so is, once, what we sign ourselves.
         generation = self._repository.generation(thorough=is_thorough)

@@ -1,6 +1,7 @@
 """Bring payloads from the object store into the hub's folder, in threads beside the loop, so that the loop waits for no network.
 
-What the store does not answer is asked for again with back-off, and reported. Nodes that wait get the blocks when the store is back.
+What the store does not answer is asked for again with back-off, one payload at a time, and reported, as is a store that is slow
+(hub/core/delivery/store_health.py). Nodes that wait get the blocks when the store is back.
 """
 
 import threading
@@ -11,6 +12,8 @@ from typing import Final
 import structlog
 
 from fleetcast.backoff import Backoff
+from hub.core.delivery.store_health import StoreHealth
+from hub.publish import object_store
 from hub.publish.block_store import BlockStore
 from hub.publish.shared_blocks import SharedBlocks
 from hub.service.alerts.event_log import Notes
@@ -27,7 +30,8 @@ ASKED_MAX: Final = 4096  # Payloads that wait to be fetched; a node asks again f
 PARKED_MAX: Final = 1024  # Requests that wait for a block list.
 TRIM_BYTES: Final = 64 * 2**20  # The folder is measured after this much was fetched.
 RETRY: Final = Backoff(0.5, 30.0)
-REPORT_SECONDS: Final = 600.0  # Between two alerts about a store that stays away, or about the same payload.
+PROBE_SECONDS: Final = 30.0  # After this a store in trouble that nobody waits for is tried, so that the trouble has an end.
+REPORT_SECONDS: Final = 600.0  # Between two alerts about a store that stays away or slow, or about the same payload.
 
 
 class BlockFetcher:
@@ -51,13 +55,16 @@ class BlockFetcher:
         self._known: set[bytes] = set()  # Asked for, or being fetched.
         self._arrived: deque[bytes] = deque()
         self._failed: deque[tuple[bytes, Refused]] = deque()
-        self._trouble, self._failures, self._fetched_bytes = "", 0, 0
+        self._health, self._fetched_bytes = StoreHealth(), 0
+        self._begun: dict[bytes, float] = {}  # When each request under way began.
+        self._latest: bytes | None = None  # The last payload that was asked for.
+        self._alone = threading.Lock()  # Held by the only thread that asks a store which has failed.
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         # What follows is touched by the loop's thread alone.
         self._payloads: dict[bytes, tuple[Payload, bool]] = {}
         self._wants: dict[bytes, list[tuple[str, Want]]] = {}
-        self._reported_at, self._is_reported = float("-inf"), False
+        self._reported_at: dict[str, float] = {}  # By the kind of trouble.
         self._damage_reported_at: dict[bytes, float] = {}
         self._full_reported_at, self._is_full_reported = float("-inf"), False
 
@@ -114,21 +121,13 @@ class BlockFetcher:
 
     @property
     def trouble(self) -> str:
-        """Return why the object store gives nothing; empty while it does."""
-        return self._trouble
+        """Return what is wrong with the object store; empty while it is well."""
+        return self._health.reason if self._health.trouble is not None else ""
 
     def report(self) -> None:
-        """Alert that the object store is away or has other bytes, or that our disk keeps none, and say when that is over."""
-        now, trouble = self._monotonic(), self._trouble
-        if trouble and now - self._reported_at >= REPORT_SECONDS:
-            self._reported_at, self._is_reported = now, True
-            text = f"blocks cannot be served until the object store is back: {trouble}"
-            self._notes.troubles.begin(str(Code.BLOCKS_UNREACHABLE), text)
-            self._notes.alert(Alert(kind="refused", at=int(self._wall()), code=str(Code.BLOCKS_UNREACHABLE), text=text))
-        elif not trouble and self._is_reported:
-            self._is_reported, self._reported_at = False, float("-inf")
-            self._notes.troubles.end(str(Code.BLOCKS_UNREACHABLE))
-            self._notes.event("blocks.reachable", f"the object store {self._blocks.objects.url} answers again")
+        """Alert that the object store is away, slow or has other bytes, or that our disk keeps none, and say when that is over."""
+        now = self._monotonic()
+        self._report_store(now)
         self._report_disk(now)
         while self._failed:
             digest, refusal = self._failed.popleft()
@@ -140,6 +139,28 @@ class BlockFetcher:
                 self._damage_reported_at[digest] = now
                 text = f"a block cannot be served: {refusal.reason}"
                 self._notes.alert(Alert(kind="refused", at=int(self._wall()), code=str(refusal.code), text=text))
+
+    def _report_store(self, now: float) -> None:
+        with self._changed:
+            oldest = min(self._begun.values(), default=now)
+            self._health = health = self._health.waited(now - oldest, now=now)
+        url = self._blocks.objects.url
+        if health.trouble is None:
+            if self._reported_at:
+                self._reported_at.clear()
+                for mended in (Code.BLOCKS_UNREACHABLE, Code.BLOCKS_SLOW):
+                    self._notes.troubles.end(str(mended))
+                self._notes.event("blocks.reachable", f"the object store {url} answers again")
+            return
+        if now - self._reported_at.get(health.trouble, float("-inf")) < REPORT_SECONDS:
+            return
+        self._reported_at[health.trouble] = now
+        if health.trouble == "away":
+            code, text = Code.BLOCKS_UNREACHABLE, f"blocks cannot be served until the object store is back: {health.reason}"
+        else:
+            code, text = Code.BLOCKS_SLOW, f"the object store {url} is slow: {health.reason}; blocks that the hub's folder lacks come late"
+        self._notes.troubles.begin(str(code), text)
+        self._notes.alert(Alert(kind="refused", at=int(self._wall()), code=str(code), text=text))
 
     def _report_disk(self, now: float) -> None:
         trouble = self._blocks.not_kept
@@ -171,15 +192,25 @@ class BlockFetcher:
         while not self._stopping.is_set():
             with self._changed:
                 while not self._asked and not self._stopping.is_set():
-                    self._changed.wait()
+                    if not self._changed.wait(PROBE_SECONDS if self._health.trouble is not None else None):
+                        break
                 if self._stopping.is_set():
                     return
-                digest = self._asked.popleft()
-            self._fetch(digest)
+                digest = self._asked.popleft() if self._asked else None
+                is_strained = self._health.is_strained
+            if digest is None:
+                self._try()
+                continue
+            if not is_strained:
+                self._fetch(digest)
+                continue
+            with self._alone:  # A slow line is not divided, and a store that is away is not asked by all threads.
+                if not self._stopping.is_set():
+                    self._fetch(digest)
 
     def _fetch(self, digest: bytes) -> None:
         try:
-            size = len(self._blocks.fetch(digest)) if not self._blocks.intact(digest) else 0
+            size = self._fetched(digest) if not self._blocks.intact(digest) else 0
         except Unreachable as error:
             wait = self._not_answered(str(error))
             with self._changed:
@@ -191,24 +222,61 @@ class BlockFetcher:
         except Exception:  # a bug of ours must not end the thread
             log.exception("block.fetch_failed", digest=digest.hex())
         else:
-            self._answered()
             self._arrived.append(digest)
             self._woken()
             self._trim(size)
         with self._changed:
             self._known.discard(digest)
 
+    def _try(self) -> None:
+        """Ask a store in trouble for something that nobody waits for, unless somebody waits for another thread's answer."""
+        with self._changed:
+            digest = self._latest
+            if self._begun or self._health.trouble is None:
+                return
+            self._begun[digest or b""] = self._monotonic()  # So that one thread does.
+        try:
+            if digest is not None:
+                self._fetched(digest)
+            else:
+                began = self._monotonic()
+                self._blocks.objects.check()
+                self._answered(self._monotonic() - began)
+        except Unreachable as error:
+            self._not_answered(str(error))
+        except Refused as refusal:
+            log.warning("block.refused", code=str(refusal.code), reason=refusal.reason)
+        finally:
+            with self._changed:
+                self._begun.pop(digest or b"", None)
+
+    def _fetched(self, digest: bytes) -> int:
+        """Fetch a payload, and return its bytes."""
+        began = self._monotonic()
+        with self._changed:
+            self._begun[digest], self._latest = began, digest
+            patience = object_store.TIMEOUT_SECONDS if self._health.is_strained else None
+        try:
+            size = len(self._blocks.fetch(digest, stall_seconds=patience))
+        except Refused:  # It has answered.
+            self._answered(self._monotonic() - began)
+            raise
+        finally:
+            with self._changed:
+                self._begun.pop(digest, None)
+        self._answered(self._monotonic() - began)
+        return size
+
     def _not_answered(self, reason: str) -> float:
         with self._changed:
-            if not self._trouble:
+            if self._health.trouble != "away":
                 log.error("blocks.unreachable", reason=reason)
-            self._trouble = reason
-            self._failures += 1
-            return RETRY.after(self._failures).seconds
+            self._health = self._health.failed(reason, now=self._monotonic())
+            return RETRY.after(self._health.failures).seconds
 
-    def _answered(self) -> None:
+    def _answered(self, seconds: float) -> None:
         with self._changed:
-            self._trouble, self._failures = "", 0
+            self._health = self._health.answered(seconds, now=self._monotonic())
 
     def _trim(self, size: int) -> None:
         """Bring the folder to its bound again, after enough was added to it."""
@@ -229,7 +297,7 @@ class BlockFetcher:
         while not self._stopping.is_set():
             try:
                 shared = self._blocks.share()
-                self._answered()
+                self._answered(0.0)
             except Unreachable as error:
                 self._stopping.wait(self._not_answered(str(error)))
                 continue

@@ -69,12 +69,12 @@ class Listener(socket.socket):
                 self._shed()
                 continue
             self._accepted += 1
-            connection = Accepted(plain, self._accepted, self._left)
+            connection = Accepted(plain, self._accepted, self._left, self._doorkeeper.keep)
             self._connections[connection.number] = connection
             gone = self._doorkeeper.enter(
                 connection.number, address[0], connections_max=self._connections_max(), address_max=self._address_max()
             )
-            for number in gone:
+            for number in gone:  # This one is among them where all others are kept.
                 self._connections[number].end()
             if gone:
                 self._ended(address[0])
@@ -108,9 +108,13 @@ class Listener(socket.socket):
 class Accepted(socket.socket):
     """Hold one connection."""
 
-    def __init__(self, plain: socket.socket, number: int, left: Callable[[int], None]) -> None:
+    def __init__(self, plain: socket.socket, number: int, left: Callable[[int], None], kept: Callable[[int], None]) -> None:
         super().__init__(plain.family, plain.type, plain.proto, fileno=plain.detach())
-        self.number, self._left = number, left
+        self.number, self._left, self._kept = number, left, kept
+
+    def keep(self) -> None:
+        """Let it go for no other one: it is followed."""
+        self._kept(self.number)
 
     def end(self) -> None:
         """Let the reader see its end, and close it."""

@@ -17,9 +17,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from hub.service.bounded_server import bounded_config
+from hub.service.bounded_server import HalfClosing, bounded_config
 from hub.service.enrol.bounded_listener import Listener
 from schemas.errors import Code, Refused
 from schemas.limits import KIB
@@ -33,7 +32,7 @@ BACKLOG = 16
 STOP_SECONDS_MAX = 1
 
 
-class _Connection(H11Protocol):
+class _Connection(HalfClosing):
     """End each connection after a while, also one that reads its answer a byte at a time."""
 
     _limit: asyncio.TimerHandle | None = None

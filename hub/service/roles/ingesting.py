@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable
 
-from fleetcast.mqtt_connection import Message
+from fleetcast.mqtt_connection import Connected, Message
 from hub.core.roles.shards import Shard
 from hub.service.broker.mqtt import HubEvent, ReceiptArrived, StateArrived, WindowArrived
 from hub.service.enrol.enrolment_service import Enrolling
 from hub.service.roles.shared_parts import Common, Handle, Role, Work
 from hub.service.telemetry.ingest import Ingest
+from hub.service.telemetry.window_requests import LostWindows
 from schemas.errors import Refused
 
 OPEN_SECONDS = 60.0  # Between two looks at which intervals another process has tested.
@@ -43,10 +44,23 @@ class Ingesting(Role):
         self.shared = ("telemetry",) if shard.count > 1 else ()
         self._shares = False
         self._opened_at = common.monotonic()
+        self._lost_windows = LostWindows(
+            common.store.database,
+            process=settings.process_name,
+            ask=common.link.ask_for_windows,
+            listening=common.listening,
+            random_bytes=common.rng.randbytes,
+            monotonic=common.monotonic,
+        )
 
-    def shares(self, *, available: bool) -> None:
-        """Take in whether the broker divides windows among those who take them in."""
-        self._shares = available and bool(self.shared)
+    def begin(self) -> None:
+        """Take up which nodes an earlier process still asked for windows."""
+        self._lost_windows.begin()
+
+    def connected(self, event: Connected) -> None:
+        """Take in whether the broker divides windows among those who take them in, and whether it has lost any."""
+        self._shares = event.shared_available and bool(self.shared)
+        self._lost_windows.connected(session_present=event.session_present)
 
     def is_foreign(self, message: Message) -> bool:
         """Return whether a message is for another process of this role."""
@@ -83,7 +97,9 @@ class Ingesting(Role):
         if not self._tests_itself and now - self._opened_at >= OPEN_SECONDS:
             self._opened_at = now
             work(self.ingest.follow_tests)
+        work(lambda: self._lost_windows.tick(online=online))
 
     def leave(self) -> None:
         """Keep when nodes were heard."""
         self.ingest.save()
+        self._lost_windows.leave()

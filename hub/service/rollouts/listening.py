@@ -36,6 +36,11 @@ class ListeningClock:
         """Return why nodes are not heard, where it is not this process's own connection; empty otherwise."""
         return ""
 
+    @property
+    def is_subscribed(self) -> bool:
+        """Return whether all that nodes say comes to this process, or will."""
+        return self._state.is_subscribed
+
     def connected(self, subscriptions: int) -> None:
         """Begin a connection, on which this number of subscriptions was asked for."""
         self._become(core.connected(self._state, subscriptions=subscriptions, now=self._monotonic()))

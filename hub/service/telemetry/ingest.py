@@ -25,6 +25,7 @@ from hub.service.rollouts.listening import ListeningClock
 from hub.service.rollouts.release_lookup import Releases
 from hub.service.telemetry.cohorts import Cohorts
 from hub.service.telemetry.duplicate_nodes import DuplicateNodes
+from hub.service.telemetry.undated_windows import UndatedWindows
 from hub.signing.device_signatures import verify_receipt
 from schemas import codec
 from schemas.accuracy import About
@@ -50,6 +51,7 @@ LOOK_SECONDS = 10.0  # On the clock of listening; between two looks for nodes th
 SAVE_SECONDS = (
     60.0  # On the same clock; between two times that what only memory has is kept: each time writes a page for every few dozen nodes.
 )
+_ACKNOWLEDGED = Message("", b"", retained=False, mid=0, qos=0, epoch=0)  # That of a window which has waited.
 UNPROVED_MAX = 1000  # Nodes whose receipts a hub that crashed has to fold again at its start.
 
 
@@ -84,6 +86,7 @@ class Ingest:
         self._roll, self._silent_seconds, self._topic_of = roll, silent_seconds, topic_of
         self._window_rows_max, self._window_age_days_max = window_rows_max, window_age_days_max
         self._cohorts = Cohorts(store.database, notes, set_cohorts=set_cohorts, clock=clock)
+        self._undated = UndatedWindows(store.database, notes, clock=clock)
         self._group_key = random_bytes(16)  # so that a sender cannot choose its window's sub-group
         self._rolled_back: set[str] = set()  # nodes whose ledger has shrunk
         self._readers: dict[tuple[bytes, About | None], tuple[bytes, Reader]] = {}  # by the prefix that windows carry, and their subject
@@ -365,12 +368,13 @@ class Ingest:
     # Windows
 
     def windows(self, events: Sequence[WindowArrived]) -> None:
-        """Take windows: those that are believed, or wait for their cohort to be named, are durable when this returns."""
+        """Take windows: those that are believed, or wait for the clock or for their cohort's name, are durable when this returns."""
         early: list[tuple[str, str, Window]] = []
         rows: list[WindowRow] = []
+        self._undated.look()
         for event, found in self._believed(events):
             if isinstance(found, Refused):
-                self._notes.refusal(found, event.message.topic)
+                self._undated.refused(event, found)
             elif self._counts(event):
                 self._expect(found)
                 rows.append(found)
@@ -378,6 +382,7 @@ class Ingest:
                 early.append((event.model, event.cohort, event.window))
         self._add(rows)
         self._cohorts.wait(early)
+        self._undated.keep()
 
     def _expect(self, row: WindowRow) -> None:
         """Count its interval before the next window is looked at: how many there may be is bounded."""
@@ -396,8 +401,7 @@ class Ingest:
         due = self._cohorts.due()[:AT_ONCE_MAX]
         if not due:
             return
-        message = Message("", b"", retained=False, mid=0, qos=0, epoch=0)  # Acknowledged long ago.
-        events = [WindowArrived(one.model, one.cohort, codec.decode(Window, one.window), message) for one in due]
+        events = [WindowArrived(one.model, one.cohort, codec.decode(Window, one.window), _ACKNOWLEDGED) for one in due]
         rows: list[WindowRow] = []
         for _, found in self._believed(events):
             if isinstance(found, WindowRow):
@@ -405,6 +409,13 @@ class Ingest:
                 rows.append(found)
         self._add(rows)
         self._cohorts.done([one.id for one in due])
+
+    def _take_undated(self) -> None:
+        """Judge the windows that have waited for the clock, as though they had come now."""
+        due = self._undated.due()
+        if due:
+            self.windows([WindowArrived(one.model, one.cohort, codec.decode(Window, one.window), _ACKNOWLEDGED) for one in due])
+            self._undated.done(due)
 
     def _believed(self, events: Sequence[WindowArrived]) -> Iterator[tuple[WindowArrived, WindowRow | Refused]]:
         """Yield each window as it is counted, or why it is not."""
@@ -484,6 +495,7 @@ class Ingest:
         self._drop_early(late)
         self._duplicates.tick()
         self._take_waiting()
+        self._take_undated()
         if self._listening.seconds - self._looked_at >= LOOK_SECONDS:
             silent = self._fell_silent()
             for node in silent:

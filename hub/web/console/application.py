@@ -256,7 +256,8 @@ def _answered(own: Console, question: Question) -> Handler:
                 return await _late(own, request, question, view, fields)
             if not asking.fields:
                 raise
-            wrong = of_refused(refused, names=view.params.values())  # What somebody wrote stays in the form.
+            labels = {one.name: one.label for one in asking.fields}
+            wrong = of_refused(refused, names=view.params.values(), fields=labels)  # What somebody wrote stays in the form.
             return await _question(own, request, view, asking, stale=str(wrong.sentence), status=wrong.status, given=fields)
 
     return handle

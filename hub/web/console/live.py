@@ -7,7 +7,7 @@ does not read at all is ended by its connection. Everything here but the reading
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -36,6 +36,7 @@ log = structlog.get_logger()
 LOOK_SECONDS: Final = 1.0  # At most one version of a region in this time.
 GLANCE_SECONDS: Final = 0.25  # Between looks at whether an event came.
 SHARE: Final = 10  # A page that takes long to make is made less often, so that making it takes no more of the processor.
+SHARE_OF_ALL: Final = 2  # All pages together take no more of it than one part in this number, however many and large they are.
 BEAT_SECONDS: Final = 10.0
 STREAM_SECONDS_MAX: Final = 3600.0
 STREAMS_MAX: Final = 1000
@@ -53,6 +54,7 @@ class _Client:
     woken: asyncio.Event = field(default_factory=asyncio.Event)
 
     def put(self, name: str, event: bytes) -> None:
+        """Let an event wait, in place of an older one of the same region."""
         self.waiting.pop(name, None)
         self.waiting[name] = event
         self.woken.set()
@@ -65,6 +67,7 @@ class _Followed:
     make: Callable[[], tuple[dict[str, str], float]]  # Returns also how much of a processor it took, in seconds.
     clients: set[_Client] = field(default_factory=set)
     newest: dict[str, str] = field(default_factory=dict)
+    cost: float = 0.0  # How much of a processor it took to make them, in seconds.
     event: int = 0  # Id of the newest event of the hub when they were made.
     task: asyncio.Task[None] | None = None
 
@@ -76,11 +79,17 @@ class Live:
         self._store = store
         self._followed: dict[Key, _Followed] = {}
         self._newest, self._glanced = 0, float("-inf")
+        self._turn = asyncio.Lock()  # One page is made at a time: several at once take as long, and more from the loop of the hub.
 
     @property
     def open_streams(self) -> int:
         """Return how many clients follow."""
         return sum(len(one.clients) for one in self._followed.values())
+
+    @property
+    def followed_pages(self) -> int:
+        """Return how many different pages are followed."""
+        return len(self._followed)
 
     def last_event(self, fleet: OpenedFleet) -> int:
         """Return the id of the newest event."""
@@ -96,8 +105,7 @@ class Live:
         """
         address, names = request.query_params.get("page", ""), request.query_params.get("regions", "")
         page, params, query = _page_at(address, pages, session.role)
-        if self.open_streams >= STREAMS_MAX:
-            raise Refused(Code.REQUEST_CROWDED, f"{STREAMS_MAX} pages are followed, and no more may be: this one stays as it is")
+        door.places.check("page", STREAMS_MAX)
         key = session.role, address
         if key not in self._followed and len(self._followed) >= PAGES_MAX:
             raise Refused(Code.REQUEST_CROWDED, f"{PAGES_MAX} different pages are followed, and no more may be: this one stays as it is")
@@ -118,14 +126,14 @@ class Live:
         async def is_good() -> bool:
             return isinstance(await run_in_threadpool(console_sessions.find, door.fleet, cookie, looks=False), Session)
 
-        return EventStream(self._follow(key, followed, client, is_good))
+        return EventStream(self._follow(key, followed, client, is_good), door.places, "page")
 
     async def _follow(self, key: Key, followed: _Followed, client: _Client, is_good: Callable[[], Any]) -> AsyncIterator[bytes]:
         followed.clients.add(client)
         self._followed[key] = followed  # The one before may have ended between the request and this.
         try:
             for name, text in followed.newest.items():
-                self._put(followed, client, name, text)
+                self._put(followed, (client,), name, text)
             if followed.task is None or followed.task.done():
                 followed.task = asyncio.create_task(self._look(followed))
             yield b"retry: 2000\n\n" + _beat()
@@ -155,26 +163,28 @@ class Live:
         """Make the page again and again, and send what has changed."""
         loop, sent = asyncio.get_running_loop(), float("-inf")
         while True:
-            began, cost = loop.time(), 0.0
+            found: Mapping[str, str] = {}
             try:
-                followed.event = await run_in_threadpool(self._store.last_event_id)
-                found, cost = await run_in_threadpool(followed.make)
+                async with self._turn:
+                    began = loop.time()
+                    followed.event = await run_in_threadpool(self._store.last_event_id)
+                    found, followed.cost = await run_in_threadpool(followed.make)
             except FleetcastError as error:  # The database does not answer, or the page is gone: its readers see of when it is.
                 log.warning("console.region_failed", reason=str(error))
-                found = {}
             except Exception:
                 log.exception("console.region_crashed")
-                found = {}
             for name, text in found.items():
                 if followed.newest.get(name) != text:
                     followed.newest[name], sent = text, loop.time()
-                    for client in list(followed.clients):
-                        self._put(followed, client, name, text)
-            await self._pause(followed, until=began + max(LOOK_SECONDS, SHARE * cost), sent=sent)
+                    self._put(followed, tuple(followed.clients), name, text)
+            await self._pause(followed, began=began, sent=sent)
 
-    async def _pause(self, followed: _Followed, *, until: float, sent: float) -> None:
+    async def _pause(self, followed: _Followed, *, began: float, sent: float) -> None:
         """Wait for the next look: shorter where an event of the hub came, and nothing was sent for a while."""
         loop = asyncio.get_running_loop()
+        least = began + SHARE_OF_ALL * sum(one.cost for one in self._followed.values())
+        until = max(least, began + LOOK_SECONDS, began + SHARE * followed.cost)
+        await asyncio.sleep(max(0.0, least - loop.time()))
         while (left := until - loop.time()) > 0:
             await asyncio.sleep(min(GLANCE_SECONDS, left))
             if loop.time() - sent >= LOOK_SECONDS and await self._newest_event() != followed.event:
@@ -189,9 +199,12 @@ class Live:
                 self._newest = await run_in_threadpool(self._store.last_event_id)
         return self._newest
 
-    def _put(self, followed: _Followed, client: _Client, name: str, text: str) -> None:
-        if name in client.regions:
-            client.put(name, _encoded(followed.event, name, text, moments.clock(int(time.time()))))
+    def _put(self, followed: _Followed, clients: Iterable[_Client], name: str, text: str) -> None:
+        """Let a region wait for those who follow it: it is written once for all of them."""
+        event = _encoded(followed.event, name, text, moments.clock(int(time.time())))
+        for client in clients:
+            if name in client.regions:
+                client.put(name, event)
 
 
 def _encoded(event: int, name: str, text: str, at: str) -> bytes:

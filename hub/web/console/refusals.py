@@ -1,7 +1,7 @@
 """Say what is wrong as pages do: one sentence, what mends it, and nothing that a program would need."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,7 +20,10 @@ MENDS: Final = {  # What mends it on a page, which has no fields and headers to 
     Code.REQUEST_INVALID: "go back, and correct what is named",
     Code.REQUEST_CONTENT_TYPE: "load the page again, and send its form from there",
     Code.NODE_UNKNOWN: "compare the name with the list of nodes",
+    Code.NODE_ENROLLED: "choose another name, or replace the device on the page of the node that has it",
+    Code.RELEASE_BREAKING: "choose a release that takes and gives the same, or say on the page of its start that this is intended",
 }
+OPTION: Final = re.compile(r"(?<![\w-])--([a-z][a-z-]*)((?: [A-Z]{2,})?)")  # With what it takes, such as SELECTOR.
 PATTERN: Final = re.compile(r"string should match pattern '.*'", re.IGNORECASE | re.DOTALL)  # As pydantic writes it.
 BUG: Final = "That is a bug in fleetcast, not yours. Nothing was changed."
 
@@ -45,12 +48,32 @@ class NotThere(Exception):
         self.wrong = wrong
 
 
-def of_refused(refused: Refused, status: int | None = None, *, names: Collection[str] = ()) -> Wrong:
-    """Return what is said of a refusal; `names` are of what it may be about, such as a model."""
+def of_refused(
+    refused: Refused, status: int | None = None, *, names: Collection[str] = (), fields: Mapping[str, str] | None = None
+) -> Wrong:
+    """Return what is said of a refusal.
+
+    `names` are of what it may be about, such as a model; `fields` are the labels of the form by their names.
+    """
     _, known = problems.meaning_of(refused.code) or ("", "")
-    mend = MENDS.get(refused.code, known)
-    text = sentence_of(refused.reason, names)
+    mend = in_page_words(MENDS.get(refused.code, known), fields or {})
+    text = sentence_of(in_page_words(refused.reason, fields or {}), names)
     return Wrong(status or problems.STATUSES.get(refused.code, 422), shown(text), shown(mend), refused.code)
+
+
+def in_page_words(text: str, fields: Mapping[str, str]) -> str:
+    """Name the fields of a form where a sentence names options; an option that the form has not is one of the command line.
+
+    A whole command stays as it is: it is typed elsewhere.
+    """
+
+    def word(option: re.Match[str]) -> str:
+        label = fields.get(option[1].replace("-", "_"))
+        return f"“{label.partition(':')[0]}”" if label is not None else f"`--{option[1]}{option[2]}` on the command line"
+
+    parts = problems.COMMAND.split(text)
+    parts[::2] = [OPTION.sub(word, part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def sentence_of(reason: str, names: Collection[str] = ()) -> str:

@@ -9,14 +9,17 @@ import structlog
 from fleetcast.backoff import Backoff
 from node.broker.mqtt import NodeLink
 from node.core.activation.lifecycle import Target
+from node.core.telemetry.sent_again import ANSWER_SECONDS, may_be_lost
 from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds, WallClock
 from node.enrol.identity import Identity
+from node.storage.outbox import REQUEST_ANSWERED
 from node.storage.store import NodeStore
 from schemas import codec
 from schemas.errors import Refused, Unreachable
 from schemas.limits import TEXT_MAX
 from schemas.names import is_name
 from schemas.receipt import Evidence, Receipt
+from schemas.window_request import WindowRequest
 
 log = structlog.get_logger()
 
@@ -46,6 +49,8 @@ class Reporter:
         self._unread: Backoff | None = None  # The next pause, while the broker has no reader.
         self._unread_until = NEVER
         self._refusals: dict[tuple[str, str], MonotonicSeconds] = {}
+        self._sent_before, self._began_at = store.newest_sent_at(), monotonic()  # Where the clock of sending begins.
+        self._connected_at, self._answered_at = self._sending_clock(), NEVER
         self.on_refusal: Callable[[str], None] = lambda sentence: None  # hears of every refusal
 
     def report(
@@ -95,8 +100,23 @@ class Reporter:
         """Take in that the broker is there; one that forgot is sent the kept messages again, and their readers count them once."""
         self._sending.clear()
         self._unread, self._unread_until = None, NEVER
+        self._connected_at = self._sending_clock()
         if not session_present:
             self._store.resend(windows=self.windows)
+
+    def send_windows_again(self, request: WindowRequest) -> None:
+        """Have windows sent again that a broker took and may have lost, as the hub asks: once for each request, and not too often."""
+        now = self._monotonic()
+        if not self.windows or now - self._answered_at < ANSWER_SECONDS or self._store.fact(REQUEST_ANSWERED) == request.number:
+            return
+        kept = self._store.sent_windows()
+        found = may_be_lost(kept, request, now=self._sending_clock(), connected_at=self._connected_at)
+        self._store.send_windows_again(found, request=request.number)
+        self._answered_at = now
+        log.info("windows.sent_again", windows=len(found), kept=len(kept), since_seconds=request.since_seconds)
+
+    def _sending_clock(self) -> float:
+        return self._sent_before + (self._monotonic() - self._began_at)
 
     def published(self, mid: int, *, is_unread: bool = False) -> None:
         """Take in that the broker has taken a message; one that nobody has subscribed to waits on, and is sent again.
@@ -108,7 +128,7 @@ class Reporter:
         number = self._sending.pop(mid)
         if not is_unread:
             self._unread = None
-            self._store.mark_sent([number])
+            self._store.mark_sent([number], at=self._sending_clock())
             return
         now = self._monotonic()
         if now < self._unread_until:

@@ -126,3 +126,29 @@ def test_a_rotation_that_is_killed_twice_keeps_the_key_that_the_metadata_names(
 
     assert vouch(made) is None
     capsys.readouterr()
+
+
+@pytest.mark.slow
+def test_a_team_rotation_that_is_killed_before_it_signs_is_shown_with_its_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make(tmp_path, "m")
+    done = made.publish("1.0.0", "--calibrate-rows", "0")
+    assert done.returncode == 0, done.stderr
+    given: dict[str, Any] = {"models": (), "keep": (), "keep_all": True, "new_keys": (), "offer_file": None, "key_files": ()}
+    places: dict[str, Any] = {"directory": made.fleet, "passphrase_file": made.secret, "key_passphrases": (), "as_json": True}
+
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hub.cli.key_rotation._take_over_releases", killed)
+        assert rotate.callback is not None
+        with pytest.raises(KilledError):
+            rotate.callback(roles=("team",), **given, **places)
+
+    mend = "fleetcast keys rotate team --keep-all"
+    assert f"`{mend}`" in made.run("keys", "show").stderr
+    assert f"`{mend}`" in made.run("status").stdout
+    done = made.run(*mend.split()[1:], "--passphrase-file", str(made.secret))
+    assert done.returncode == 0, done.stderr
+    assert "has not signed" not in made.run("keys", "show").stderr
+    assert "has not signed" not in made.run("status").stdout

@@ -12,6 +12,7 @@ import pytest
 from hub.cli.errors import Exit
 from hub.database.store import Store
 from hub.service.folder_lock import locked
+from tests import warm
 from tests.databases import url_of
 from tests.hub.cli.fleets import BIN, Made, make, run
 
@@ -27,8 +28,7 @@ class Hub:
     """`fleetcast hub` as a process, which has said that it is ready."""
 
     def __init__(self, made: Made) -> None:
-        command = [str(BIN / "fleetcast"), "hub", str(made.fleet), "--passphrase-file", str(made.secret), "--json-logs"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.process = warm.start("fleetcast", "hub", made.fleet, "--passphrase-file", made.secret, "--json-logs")
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line.startswith("{"):

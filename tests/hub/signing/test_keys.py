@@ -7,6 +7,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from hub.signing import key_references
 from hub.signing.keys import KEY_BYTES_MAX, create_key, load_signer, public_key
 from schemas.errors import Code, Refused
 
@@ -118,5 +119,14 @@ def test_public_key_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "public.pem").write_bytes(b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n")
     with pytest.raises(Refused) as caught:
         public_key(tmp_path / "public.pem")
+
+    assert caught.value.code == Code.KEY_UNREADABLE
+
+
+def test_a_uri_with_a_public_key_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    pem = b"-----BEGIN PUBLIC KEY-----\nMCowBQYDK1VwAyEAymeWRpkmdhe4i14Tx7lfti8BrKMfV3K1fJqDK+r+uU8=\n-----END PUBLIC KEY-----\n"
+
+    with pytest.raises(Refused, match="expected a URI in the first line and a public key") as caught:
+        key_references.parse(tmp_path / "team.uri", b"hsm:2?label=fleet\n" + pem)
 
     assert caught.value.code == Code.KEY_UNREADABLE

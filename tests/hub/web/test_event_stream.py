@@ -125,6 +125,34 @@ def test_an_id_that_no_event_has_is_refused(listening: Asked, given: str) -> Non
     assert listening.ask("GET", "/events/stream", "viewer", headers={"last-event-id": given}).status_code == 422
 
 
+def half_closed(asked: Asked, sent: str, *, first: str = "") -> bytes:
+    """What comes back when a client sends this, and closes its sending side."""
+    address = urlsplit(str(asked.client.base_url))
+    with socket.create_connection((address.hostname, address.port), timeout=8) as client:
+        if first:
+            client.sendall(first.encode())
+            assert client.recv(65536).startswith(b"HTTP/1.1 200")
+        client.sendall(sent.encode())
+        client.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def test_a_client_that_closes_its_sending_side_gets_what_it_asked_for(listening: Asked) -> None:
+    head = f"Host: localhost\r\nAuthorization: Bearer {listening.tokens['viewer']}\r\n"
+    one, stream = (f"GET {API}{path} HTTP/1.1\r\n{head}\r\n" for path in ("/fleet", "/events/stream"))
+    cut, body = one[:-6], f"POST {API}/tokens HTTP/1.1\r\n{head}Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{{"
+    listening.get("/fleet")  # The first request loads what the API is made of.
+
+    assert half_closed(listening, one).count(b"HTTP/1.1 200 OK") == 1
+    assert half_closed(listening, 3 * one).count(b"HTTP/1.1 200 OK") == 3
+    assert half_closed(listening, "", first=one) == half_closed(listening, cut, first=one) == b""  # It ends at once, not after 10 s.
+    assert b"HTTP/1.1 2" not in half_closed(listening, body)
+    ended = half_closed(listening, stream)  # Nothing would show that the client of a stream has left.
+    assert ended.startswith(b"HTTP/1.1 200 OK")
+    assert b"data:" not in ended
+    assert b"event:" not in half_closed(listening, "", first=stream)
+
+
 def test_a_port_that_was_picked_is_picked_again_and_one_that_is_taken_is_named(unused: Asked, tmp_path: Path) -> None:
     asked = copied(unused, tmp_path / "made")
     first = Server(asked.fleet)

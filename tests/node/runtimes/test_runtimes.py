@@ -23,6 +23,7 @@ from node.workers import worker_handle
 from node.workers.device_profile import profile
 from schemas.errors import Code, Refused
 from schemas.manifest import Tensor
+from tests import probed
 
 CHECKOUT = Path(__file__).parents[3]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
@@ -99,6 +100,7 @@ def test_a_profile_names_the_providers_and_runtimes_that_are_really_here(tmp_pat
 
 
 def test_providers_are_asked_once_and_again_after_another_onnx_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_imported", probed.ask)
     cache = tmp_path / "providers.json"
     first = probe.execution_providers(cache)
     kept = json.loads(cache.read_text())
@@ -117,6 +119,7 @@ def test_providers_are_asked_once_and_again_after_another_onnx_runtime(tmp_path:
 
 
 def test_runtimes_that_load_are_asked_once_and_their_providers_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_imported", probed.ask)
     asked: list[str] = []
     real = subprocess.run
     monkeypatch.setattr(subprocess, "run", lambda command, **more: (asked.append(command[-1]), real(command, **more))[1])

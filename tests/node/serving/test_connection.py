@@ -424,3 +424,30 @@ def test_a_client_that_has_just_connected_is_answered_once_when_the_server_ends(
     assert status == known
     assert not ending.is_alive()
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_whoever_closes_the_sending_side_behind_whole_requests_is_answered(served: Any, asked: bytes, times: int) -> None:
+    request = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (INFER.encode(), len(asked))
+    with opened(served) as raw:
+        raw.sendall((request + asked) * times)
+        raw.shutdown(socket.SHUT_WR)
+        came = b"".join(iter(lambda: raw.recv(65536), b""))
+
+    assert came.count(b"HTTP/1.1 200 OK") == times
+    assert came.count(b'"outputs"') == times
+
+
+@pytest.mark.parametrize(
+    "begun",
+    ["", "GET /v2/health/ready HTTP/1.1\r\nHost: local", f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{{"],
+)
+def test_whoever_closes_the_sending_side_in_a_request_or_between_is_let_go(served: Any, begun: str) -> None:
+    with opened(served) as raw:
+        raw.sendall(READY + b"\r\n")
+        assert answer(raw)[0] == 200
+        raw.sendall(begun.encode())
+        began = time.monotonic()
+        raw.shutdown(socket.SHUT_WR)
+        assert raw.recv(4096) == b""
+    assert time.monotonic() - began < 10  # An idle connection has 75 s.

@@ -10,8 +10,9 @@ import pytest
 from node.core.activation.lifecycle import ModelSlot, Move, Target
 from node.core.telemetry import privacy_accountant
 from node.core.telemetry.privacy_accountant import Witness
+from node.storage.outbox import SENT_KEPT
 from node.storage.rows import StoredBlock
-from node.storage.store import CLOSED_KEPT_SECONDS, SENT_KEPT, NodeStore
+from node.storage.store import CLOSED_KEPT_SECONDS, NodeStore
 from schemas.errors import Unreachable
 from schemas.names import sha256
 from schemas.receipt import Evidence

@@ -158,6 +158,11 @@ class Broker:
         if session is not None and session.connection is not None:
             self._lost(session, UNSPECIFIED, will=True)
 
+    def lose_session(self, client_id: str) -> None:
+        """Forget one client's session, with what waits in it: messages for it are acknowledged to their senders, and lost."""
+        self.cut(client_id)
+        self.sessions.pop(client_id, None)
+
     def stop(self, *, forget: bool) -> None:
         """End: every connection is lost, and its memory, if it has none on disk."""
         self.up = False

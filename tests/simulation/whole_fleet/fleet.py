@@ -257,6 +257,15 @@ class Fleet:
         self.broker.stop(forget=False)
         self.world.after(off_seconds, self.broker.start)
 
+    def _lose_hub_session(self, seconds: float) -> None:
+        """The hub's own broker of a cluster dies: another lets the hub in after a while, and nodes keep their sessions at others."""
+        self.broker.lose_session("hub")
+        self.hub.road.broken = True
+        self.world.after(seconds, self._mend_hub_link)
+
+    def _mend_hub_link(self) -> None:
+        self.hub.road.broken = False
+
     def _cut_link(self, node: int, seconds: float) -> None:
         machine = self.machines[node]
         self.broker.cut(machine.node)

@@ -338,12 +338,12 @@ class NodeMachine(Machine):
                 self.made_windows.add(codec.decode(Window, payload).id)
             return enqueue(kind, topic, payload)
 
-        def sent(ids: Sequence[int]) -> None:
+        def sent(ids: Sequence[int], *, at: float = 0.0) -> None:
             for one in ids:
                 kept = store._db.execute("SELECT payload FROM outbox WHERE kind = 'window' AND id = ?", (one,)).fetchone()
                 if kept is not None:
                     self.acknowledged.add(codec.decode(Window, kept[0]).id)
-            mark_sent(ids)
+            mark_sent(ids, at=at)
 
         store.enqueue, store.mark_sent = enqueued, sent  # type: ignore[method-assign]
 

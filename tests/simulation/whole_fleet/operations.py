@@ -149,6 +149,10 @@ DRAWN: dict[str, tuple[float, Callable[[Random, int, int], Operation]]] = {
     "lose_database": (2, _of_node("lose_database")),
     "forget_broker": (2, lambda rng, nodes, models: operation("forget_broker", _pause(rng), off_seconds=round(rng.uniform(0, 60), 1))),
     "restart_broker": (1, lambda rng, nodes, models: operation("restart_broker", _pause(rng), off_seconds=round(rng.uniform(0, 60), 1))),
+    "lose_hub_session": (
+        2,
+        lambda rng, nodes, models: operation("lose_hub_session", _pause(rng), seconds=round(rng.choice((1.0, rng.uniform(10, 600))), 1)),
+    ),
     "cut_link": (
         3,
         lambda rng, nodes, models: operation(

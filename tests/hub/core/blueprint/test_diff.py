@@ -13,6 +13,7 @@ from hub.core.blueprint.export import export
 from hub.core.blueprint.present import ModelFacts, NodeFound, Present, ReleaseFacts
 from hub.core.blueprint.reading import InvalidBlueprint, read
 from hub.core.blueprint.settings import wish_of
+from hub.core.blueprint.terms_apart import STANDARD_INPUT
 from hub.core.nodes.device_settings import Chosen, SetNodeSettings, merged
 from hub.core.rollouts.deployments import Model
 from hub.core.rollouts.rollout import Progress
@@ -265,11 +266,11 @@ def fleets(draw: st.DrawFn) -> Present:
 @pytest.mark.parametrize(
     ("terms", "more", "named"),
     [
-        ("stages: [10, 100]", {}, "stages differ from what 1.0.0 was rolled out on."),
+        ("stages: [10, 100]", {}, "stages differ from what 1.0.0 was rolled out on. Its nodes have it, so `apply` changes nothing"),
         (
             "stages: [10, 100]",
             {"state": "running", "stages": (Stage(5), Stage(100))},
-            "stages differ from what 1.0.0 is being rolled out on;",
+            "stages differ from what 1.0.0 is being rolled out on. `apply` does not change a rollout that has begun",
         ),
         ("stages: [5, {percent: 100, approve: true}]", {"stages": (Stage(5), Stage(100, approve=False))}, ""),
         ("gate: {soak_seconds: 60}", {"gate": Gate(soak_seconds=60)}, ""),
@@ -286,6 +287,29 @@ def test_terms_that_differ_alone_are_named_and_change_nothing(terms: str, more: 
 
     assert (named in " ".join(found.terms), bool(found.terms)) == (True, bool(named)), found.terms
     assert more.get("state") == "rolled_back" or found.planned == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("fleet.yaml", "fleetcast apply fleet.yaml --again"),
+        ("my fleet.yaml", "fleetcast apply 'my fleet.yaml' --again"),
+        ("revision 3", "fleetcast apply --revision 3 --again"),
+        (STANDARD_INPUT, "fleetcast apply FILE --again"),
+    ],
+)
+def test_terms_of_a_running_rollout_come_with_the_commands_that_begin_it_anew(name: str, command: str) -> None:
+    text = "blueprint: 1\nmodels: {m: {deployments: {default: {release: 1.1.0, stages: [10, 100]}}}}\n"
+    asked = read(text.encode(), name=name)
+    running = fleet(deployment(version="1.1.0", state="running", stages=(Stage(5), Stage(100)), fallback=REFS["1.0.0"]))
+    back = fleet(deployment(version="1.1.0", state="rolled_back", stages=(Stage(5), Stage(100)), fallback=REFS["1.0.0"]))
+
+    (sentence,) = difference(wanted(asked, running), running, now=1, check=lambda before, after, change: "").terms
+    (planned,) = difference(wanted(asked, back), back, now=1, again=True, check=lambda before, after, change: "").planned
+
+    assert sentence.endswith(f"apply once more: `fleetcast rollout back m`, then `{command}`")
+    started = planned.change.command(now=1, breaking=False, supersede=False)
+    assert (planned.held, started.version, started.stages) == ("", "1.1.0", (10, 100))
 
 
 @pytest.mark.parametrize("value", [5e-324, 1e-07, 1.5e-07])

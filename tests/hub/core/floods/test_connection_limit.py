@@ -48,3 +48,18 @@ def test_a_connection_that_was_closed_counts_no_more_and_twice_is_nothing() -> N
 )
 def test_a_site_has_one_origin(address: str, origin: str) -> None:
     assert origin_of(address) == origin
+
+
+def test_a_connection_that_is_kept_goes_for_no_other_one() -> None:
+    door = Doorkeeper()
+    for number in range(4):
+        door.enter(number, "10.0.0.1", connections_max=4, address_max=4)
+        if number < 3:
+            door.keep(number)
+
+    assert door.enter(4, "10.0.0.1", connections_max=4, address_max=4) == [3]
+    door.keep(4)
+    assert door.enter(5, "10.0.0.1", connections_max=4, address_max=4) == [5]  # All others are kept.
+    door.leave(1)
+    assert door.enter(6, "10.0.0.1", connections_max=4, address_max=4) == []
+    assert len(door) == 4

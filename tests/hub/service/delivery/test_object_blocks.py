@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hub.core.delivery import store_health
 from hub.publish import object_store
 from hub.publish.blocks import open_blocks
 from hub.service.delivery import block_fetcher
@@ -24,6 +25,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_store, "TIMEOUT_SECONDS", 2.0)
     monkeypatch.setattr(object_store, "RETRIES_MAX", 0)
     monkeypatch.setattr(block_fetcher, "RETRY", block_fetcher.Backoff(0.1, 0.2))
+    monkeypatch.setattr(block_fetcher, "PROBE_SECONDS", 0.3)
+    monkeypatch.setattr(store_health, "WELL_SECONDS", 0.5)
 
 
 def published(fleet: Fleet, bucket: Bucket) -> Manifest:

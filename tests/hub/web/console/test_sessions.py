@@ -127,6 +127,21 @@ def test_a_page_for_which_there_is_no_room_is_told_so(sign_in: SignIn, monkeypat
     assert person.get("/").status_code == 200  # The page itself is there, and its script loads it anew.
 
 
+def test_pages_leave_connections_of_the_port_for_requests(sign_in: SignIn, door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    person = sign_in("viewer")
+    monkeypatch.setattr(door.places, "_connections_max", lambda: 16)
+    door.places.taken.update({"page": 10, "api": 4})
+    answer = person.get("/live", params={"page": "/", "regions": "head"})
+    door.places.taken["api"] -= 1
+
+    assert answer.status_code == 429
+    assert answer.headers["connection"] == "close"  # Waiting for the next request, it would cost a page its connection.
+    assert "10 pages are followed, and this hub may open too few files for more" in text_of(answer.text)
+    door.places.check("page", 1000)  # A place is free again.
+    door.places.taken["page"] = 0
+    assert "connection" not in person.get("/").headers
+
+
 def test_a_session_ends_with_its_token(sign_in: SignIn, door: Door) -> None:
     person = sign_in("viewer")
     api_tokens.revoke(door.fleet, "viewer")

@@ -3,7 +3,7 @@
 from alembic import op
 from sqlalchemy import BigInteger, Column, String, Text
 
-revision, down_revision = "0011", "0009"
+revision, down_revision = "0012", "0011"
 
 
 def _characters(most: int) -> String:
