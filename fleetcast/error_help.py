@@ -194,7 +194,10 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
     Code.GOLDEN_INVALID: ("the golden inputs do not fit the model", "correct them; the reason names what was expected and found"),
     Code.KEY_UNREADABLE: ("a key file cannot be read", "check its path and mode"),
     Code.KEY_PASSPHRASE: ("the passphrase does not open the key", "give the right passphrase"),
-    Code.KEY_NOT_AUTHORISED: ("this key may not sign this", "use the key of the team or role"),
+    Code.KEY_NOT_AUTHORISED: (
+        "this key may not sign this",
+        "use the key of the team or role; copy a key that the hub signs with to each machine with a hub (docs/scaling.md)",
+    ),
     Code.NAME_INVALID: (
         "a name is reserved, or has a length or characters that are not allowed",
         "use letters a-z, digits and hyphens",
@@ -336,6 +339,10 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
     Code.SHARD_OVERLAP: (
         "two processes of the hub take in what the same nodes report",
         "give each process its own shard, and all the same number of parts; docs/scaling.md",
+    ),
+    Code.ROLE_MISSING: (
+        "no process of the hub has a role whose work is to be done",
+        "start a process with the role that the reason names; `fleetcast hubs` lists those that run; docs/scaling.md",
     ),
     Code.LEADER_CLOCK: (
         "the clock of a hub's machine differs from its database's, so that it may not lead",

@@ -209,6 +209,12 @@ class HubSettings(FileSettings):
         return set(self.roles) == set(ROLES)
 
     @property
+    def needed_roles(self) -> frozenset[str]:
+        """Return the roles that some process must have: `web` only where there is something for it to do."""
+        has_web = self.web_listen or self.enrolment_listen or self.webhooks or self.on_drift
+        return frozenset(ROLES) if has_web else frozenset(ROLES) - {"web"}
+
+    @property
     def is_on_server(self) -> bool:
         """Return whether the database is one that several processes share."""
         return self.database_url.startswith("postgres")

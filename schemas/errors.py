@@ -133,6 +133,7 @@ class Code(StrEnum):
     BROKER_SHARED = "broker.shared"
     SHARD_GAP = "shard.gap"
     SHARD_OVERLAP = "shard.overlap"
+    ROLE_MISSING = "role.missing"
     LEADER_CLOCK = "leader.clock"
     CLOCK_STEPPED = "clock.stepped"
     NODE_ENROLLED = "node.enrolled"

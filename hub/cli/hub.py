@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,7 @@ from schemas.errors import FleetcastError
 
 if TYPE_CHECKING:
     from hub.database.leadership import Leadership
+    from hub.service.delivery.online_keys import LoadKey
     from hub.web.server import Server
 
 LOOK_SECONDS = 0.1
@@ -89,11 +91,12 @@ def serve(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    load_key: LoadKey = lambda role, keyids: signer_of(stem_of(directory, role), keyids, opened[role])  # noqa: E731
     leadership = None
     if settings.is_on_server:
         place = _shared_database(directory, settings)
         if "controller" in settings.roles:
-            leadership = _lead(place, settings, stop)
+            leadership = _lead(place, directory, settings, stop, keys, load_key)
             if leadership is None:
                 return
     authority = open_authority(directory, lambda: opened["issuer"], fleet=settings.fleet) if _enrols(settings) else None
@@ -102,7 +105,7 @@ def serve(
         settings,
         signers=Signers(**keys) if keys else None,
         authority=authority,
-        load_key=(lambda role, keyids: signer_of(stem_of(directory, role), keyids, opened[role])) if keys else None,
+        load_key=load_key if keys else None,
         leadership=leadership,
         wall=steady_clock_of(directory),
     )
@@ -181,10 +184,15 @@ def _shared_database(directory: Path, settings: HubSettings) -> str:
     return place
 
 
-def _lead(place: str, settings: HubSettings, stop: threading.Event) -> "Leadership | None":
+def _lead(
+    place: str, directory: Path, settings: HubSettings, stop: threading.Event, keys: Mapping[str, Signer], load_key: "LoadKey"
+) -> "Leadership | None":
+    from hub.service.delivery.online_keys import StandbyKeys  # noqa: PLC0415
     from hub.service.roles.standby import lead  # noqa: PLC0415
+    from hub.signing.tuf_repository import Repository  # noqa: PLC0415
 
-    return lead(place, settings, stop)
+    mine = StandbyKeys(Repository(directory / "trust"), keys, load_key, monotonic=time.monotonic)
+    return lead(place, directory, settings, stop, keys=mine)
 
 
 def _web(directory: Path, settings: HubSettings) -> "Server":

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from fleetcast import interrupts
-from hub.cli.key_files import Passphrases, announced, note, promote_named
+from hub.cli.key_files import Passphrases, announced, check_copied, note, online_keys, promote_named
 from hub.cli.key_rotation import print_offer
 from hub.cli.options import Lines, changes_fleet, dir_option, json_option, passphrase_option, show_one
 from hub.cli.removal import confirm, yes_option
@@ -138,17 +138,14 @@ def _apply(directory: Path, paths: tuple[Path, ...], *, as_json: bool) -> None:
     offer, *copies = [key_offers.read(path) for path in paths]
     for copy in copies:
         offer.merge(copy)
+    before = online_keys(repository)
     with interrupts.held():
         changed, said = changes.take_over(offer, now=datetime.now(UTC)), offer.changes()
         promoted = promote_named(directory, repository)
         if changed:
             note(directory, f"keys were changed: {offer.in_words()}", changes=said, offer=offer.digest())
-    show_one(
-        {
-            "applied": changed or "it was in force already",
-            "changes": Lines(said),
-            "new_keys_in_place": promoted,
-            "announced": announced(directory, repository, offer),
-        },
-        as_json=as_json,
-    )
+    replaced = [role for role, keyids in online_keys(repository).items() if keyids != before[role] or role in promoted]
+    done = announced(directory, repository, offer, online=replaced)
+    applied = changed or "it was in force already"
+    show_one({"applied": applied, "changes": Lines(said), "new_keys_in_place": promoted, **done}, as_json=as_json)
+    check_copied(done)

@@ -1,5 +1,6 @@
 """Find, make and open the keys that the `fleetcast keys` commands sign with, each with a passphrase of its own where it has one."""
 
+import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -10,8 +11,11 @@ import click
 from securesystemslib.signer import Key
 
 from fleetcast import durable
+from hub.cli.errors import Ended, Exit
 from hub.cli.key_values import read_pairs
-from hub.cli.options import hub_runs, open_store, passphrase
+from hub.cli.options import Lines, hub_runs, open_store, passphrase
+from hub.core.roles.staffing import STANDBY
+from hub.settings import load
 from hub.signing import key_references
 from hub.signing.key_places import (
     NEXT,
@@ -52,6 +56,14 @@ key_files_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help="Signing key that is not in the fleet's folder, such as /media/usb/root-1.pem. Repeatable.",
 )
+
+
+class ToCopy(Lines):
+    """Hold what is to be copied to other machines, and whether a hub leads on one of them."""
+
+    def __init__(self, lines: Iterable[str], *, leads_elsewhere: bool = False) -> None:
+        super().__init__(lines)
+        self.leads_elsewhere = leads_elsewhere
 
 
 class Passphrases:
@@ -174,6 +186,11 @@ def promote_named(directory: Path, repository: "Repository") -> list[str]:
     return done
 
 
+def online_keys(repository: "Repository") -> dict[str, list[str]]:
+    """Return which keys sign each of the roles that the hub signs."""
+    return {role: repository.keyids(role) for role in ONLINE}
+
+
 def note(directory: Path, text: str, **body: object) -> None:
     """Add an act to the fleet's history, with its actor."""
     try:
@@ -184,8 +201,60 @@ def note(directory: Path, text: str, **body: object) -> None:
         click.echo(f"warning: it is done, but `fleetcast history` will not show it: {error}", err=True)
 
 
-def announced(directory: Path, repository: "Repository", offer: "Offer") -> bool:
-    """Return whether a running hub has vouched for the new metadata; it is waited for a while."""
+def announced(directory: Path, repository: "Repository", offer: "Offer", *, online: Sequence[str] = ()) -> dict[str, object]:
+    """Return whether a running hub has vouched for the new metadata, which is waited for a while, and which hubs lack keys.
+
+    `online` are the roles of the hub that got another key.
+    """
+    to_copy = _lacking(directory, online) if online else ToCopy([])
+    found: dict[str, object] = {"announced": _is_announced(directory, repository, offer)}
+    return {**found, "copy": to_copy} if to_copy else found
+
+
+def check_copied(done: Mapping[str, object]) -> None:
+    """End the command with a code of its own where the hub that leads has not the keys, once it has printed what it did.
+
+    Raises:
+        Ended: another hub needs a copy of the keys, and the change was not announced.
+    """
+    to_copy = done.get("copy")
+    if isinstance(to_copy, ToCopy):
+        text = "; ".join(to_copy)
+        if done.get("announced") or not to_copy.leads_elsewhere:
+            click.echo(f"warning: {text}", err=True)
+        else:
+            raise Ended(Exit.KEY, f"the keys are in force, and the hub that leads cannot sign with them until they are copied: {text}")
+
+
+def _lacking(directory: Path, online: Sequence[str]) -> "ToCopy":
+    """Return for each other place in which a hub leads or stands by what is to be copied there from here."""
+    from hub.database.members import Members  # noqa: PLC0415  # SQLAlchemy
+
+    if not load(directory).is_on_server:
+        return ToCopy([])
+    try:
+        store = open_store(directory)
+        live = [one for one in Members(store.database).all() if one.is_live]
+        store.close()
+    except FleetcastError as error:  # It is signed and in force all the same.
+        click.echo(f"warning: it is not known which hubs lack the new keys: {error}", err=True)
+        return ToCopy([])
+    here = (socket.gethostname()[:256], str(directory.resolve()))
+    places: dict[tuple[str, str], list[str]] = {}
+    for one in sorted(live, key=lambda one: -one.term):
+        if {"controller", STANDBY} & set(one.roles.split(",")) and (one.host, one.folder) != here:
+            what = f"{one.name} (pid {one.pid}), which {'leads' if one.term else 'stands by'}"
+            places.setdefault((one.host, one.folder), []).append(what)
+    files = ", ".join(str(path) for role in online if (path := present(stem_of(directory, role))) is not None)
+    lines = [
+        f"copy {files} to {Path(folder, 'online') if folder else 'online/ of the folder'} on {host}, for {', '.join(names)}"
+        for (host, folder), names in places.items()
+    ]
+    leads_elsewhere = any(one.term and (one.host, one.folder) != here for one in live)
+    return ToCopy(lines, leads_elsewhere=leads_elsewhere)
+
+
+def _is_announced(directory: Path, repository: "Repository", offer: "Offer") -> bool:
     if not hub_runs(directory):
         click.echo("No hub runs here now: it announces this when one starts.", err=True)
         return False

@@ -11,10 +11,12 @@ from fleetcast import interrupts
 from hub.cli.key_files import (
     Passphrases,
     announced,
+    check_copied,
     key_files_option,
     key_passphrases_option,
     new_key,
     note,
+    online_keys,
     promote_named,
     sign_with_what_is_here,
 )
@@ -81,6 +83,9 @@ def rotate(
     After a theft name all roles whose keys were on the stolen machine in one command. A running hub takes new keys up by itself; for that
     they need the passphrase of the old ones. Nodes that are offline follow when they come back.
 
+    New keys of snapshot, timestamp and rollouts lie in this folder alone. Where a hub leads or stands by on another machine, the command
+    says which files are to be copied there, and ends with code 5 if the hub that leads has not signed with them yet.
+
     A new team signs only the releases that --keep names. The others are withdrawn for good; nodes that serve one keep it until a rollout
     moves them.
 
@@ -111,6 +116,7 @@ def rotate(
     done = carried_out(directory, change, passphrases, key_files, offer_file, as_json=as_json, then=sign_releases)
     if done is not None:
         show_one({"roles": list(roles), **done}, as_json=as_json)
+        check_copied(done)
 
 
 def _check_usage(roles: Sequence[str], wanted: Mapping[str, str], for_team: bool, says_what_to_keep: bool, offer_file: Path | None) -> None:
@@ -204,12 +210,14 @@ def carried_out(
         reasons = [f"{role}: {text}" for role, text in missing.items()]
         mend = "name their files by --key, or write an offer for their holders by --offer"
         raise Refused(Code.KEY_NOT_AUTHORISED, f"{'; '.join([*reasons, *failed])}: {mend}")
+    before = online_keys(repository)
     with interrupts.held():
         changes.take_over(offer, now=datetime.now(UTC))
         promote_named(directory, repository)
         note(directory, f"keys were changed: {offer.in_words()}", changes=said)
         more = then()
-    return {"changed": Lines(said), "announced": announced(directory, repository, offer), **more}
+    replaced = [role for role, keyids in online_keys(repository).items() if keyids != before[role]]
+    return {"changed": Lines(said), **announced(directory, repository, offer, online=replaced), **more}
 
 
 def print_offer(offer: key_offers.Offer, path: Path, *, as_json: bool) -> None:

@@ -6,7 +6,7 @@ from schemas.errors import Code, Refused
 
 VERSION_TABLE = "alembic_version"
 # The revisions in hub/database/migrations, the oldest first.
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012")
 HEAD = REVISIONS[-1]
 
 

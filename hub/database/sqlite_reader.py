@@ -56,6 +56,7 @@ TABLES = frozenset(
         "serving",
         "streams",
         "touched_nodes",
+        "troubles",
         "undated_windows",
         "window_requests",
         "window_sessions",

@@ -544,6 +544,18 @@ members = Table(
     Column("listens", Boolean, nullable=False),
     Column("term", BigInteger, nullable=False),
     Column("packet_bytes_max", BigInteger),
+    Column("folder", Text, nullable=False, server_default=""),
+)
+
+# What is wrong with a process of the hub now; a row is deleted when it is mended. `about` tells several of one code apart, such as keys.
+troubles = Table(
+    "troubles",
+    metadata,
+    Column("process", _characters(128), primary_key=True),
+    Column("code", _characters(64), primary_key=True),
+    Column("about", _characters(64), primary_key=True),
+    Column("since", BigInteger, nullable=False),
+    Column("text", Text, nullable=False),
 )
 
 # What each process that takes windows in knows of its session at the broker: `heard_at` is until when it has taken in all that came, on the

@@ -86,7 +86,7 @@ class LocalBackend:
 
     def summary(self) -> Row:
         """Return the fleet's name, its nodes by class, and how many streams drift."""
-        return summary_of(self._fleet, Snapshots().get(self._fleet))
+        return summary_of(self._fleet, Snapshots().get(self._fleet), runs=opening.hub_runs(self._fleet.directory))
 
     def models(self) -> Sequence[Row]:
         """Return a row for each model."""

@@ -11,14 +11,15 @@ from hub.database.tables import deliveries, receivers
 from schemas.analytics_messages import Alert
 
 WEEK_SECONDS: Final = 7 * 86_400
-Key = tuple[str, str, str]  # Kind, the node or model@version, and the cohort of a drift.
+Key = tuple[str, str, str]  # Kind, the node or model@version, and the cohort of a drift or the code of what is wrong with the hub.
 
 
 def key_of(alert: Alert) -> Key:
     """Return what an alert is about."""
     if alert.kind in {"drift", "drift_over"}:
         return "drift", f"{alert.model}@{alert.version}", alert.cohort or ""
-    return alert.kind, alert.node or alert.model or "", ""
+    about = alert.node or alert.model or ""
+    return alert.kind, about, "" if about or alert.kind != "refused" else alert.code
 
 
 def is_open(alert: Alert, now_open: frozenset[Key]) -> bool:

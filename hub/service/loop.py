@@ -134,8 +134,7 @@ class Service:
         """Make it, with the online keys where it has the role `controller`, and the lead where others could have it."""
         settings.check_roles()
         self._directory, self._settings, self._wall, self._monotonic, self._sleep = directory, settings, wall, monotonic, sleep
-        self._rng, self._leadership = rng or Random(), leadership
-        self._name = settings.process_name
+        self._rng, self._leadership, self._name = rng or Random(), leadership, settings.process_name
         self._lock = locked(directory, self._name)
         self._inbox = inbox or Inbox(Topics(settings.fleet), settings, monotonic=monotonic)
         place = place_of(directory, settings.database_url, settings.database_password_file)
@@ -143,12 +142,10 @@ class Service:
         self._store.create()
         self._file = DatabaseFile(place)
         self._store_pauses = StorePauses(self._store.database, monotonic=monotonic, sleep=sleep, rng=self._rng)
-        self._notes = Notes(self._store, publish=self._publish_insight, clock=wall)
+        self._notes = Notes(self._store, publish=self._publish_insight, clock=wall, process=self._name)
         self._own_disk = OwnDisk(self._notes, publish=self._publish_insight, wall=wall, monotonic=monotonic)
         self._floods = Floods(self._notes, wall=wall, monotonic=monotonic)
-        self._processes: Processes | None = None
-        if settings.is_on_server and (leadership is not None or not settings.has_all_roles):
-            self._processes = Processes(self._store.database, settings, self._notes, leadership=leadership, wall=wall, monotonic=monotonic)
+        self._processes = Processes.of(self._store.database, directory, settings, self._notes, leadership, (wall, monotonic))
         self._listening = self._clock_of_listening()
         self._broker = None
         if not settings.broker_url:
@@ -213,7 +210,7 @@ class Service:
         hearing, roles = Hearing(self._store.database), self._settings.roles
         if "controller" in roles and "ingest" not in roles:
             processes = self._processes
-            return LeadersClock(hearing, monotonic=self._monotonic, all_heard=lambda: processes is not None and processes.all_heard)
+            return LeadersClock(hearing, monotonic=self._monotonic, unheard=lambda: processes.unheard if processes else "")
         if "controller" not in roles:
             return FollowersClock(hearing, monotonic=self._monotonic)
         return ListeningClock(hearing, monotonic=self._monotonic)
@@ -349,6 +346,7 @@ class Service:
             if not is_deposed:
                 self._listening.save()
             self._leave_others()
+            self._notes.troubles.leave()
         if self._ever_online:
             self._link.close()
         if self._broker is not None:
@@ -455,7 +453,9 @@ class Service:
 
     def _tick(self) -> None:
         if self._processes is not None:
-            self._processes.tick(listens=self._listening.runs, packet_bytes_max=self._packet_bytes_max if self._ever_online else None)
+            lacks = self._controlling.lacks_keys if self._controlling is not None else frozenset[str]()
+            packet = self._packet_bytes_max if self._ever_online else None
+            self._processes.tick(listens=self._listening.runs, packet_bytes_max=packet, lacks_keys=lacks)
         self._listening.tick()
         if self._online and self._serving is not None:
             self._serving.wants.tick()

@@ -13,6 +13,7 @@ from schemas.errors import Code, Refused
 log = structlog.get_logger()
 
 TROUBLE_SECONDS = 600.0  # between two alerts about what stays broken
+MENDED_SECONDS = 15.0  # without meeting damage again: then it is mended
 LOGGED_SECONDS = 10.0  # between two lines of the log about it: each turn meets it again
 OWN_DISK: Final = frozenset({Code.DISK_FULL, Code.DATABASE_DAMAGED})  # Refusals that say nothing of a message: it is not acknowledged.
 
@@ -26,6 +27,7 @@ class OwnDisk:
         """Send an alert by `publish` that cannot be kept, because the disk takes nothing."""
         self._notes, self._publish, self._wall, self._monotonic = notes, publish, wall, monotonic
         self._full_told_at = self._damage_told_at = float("-inf")
+        self._damaged_at = float("-inf")
         self._is_unrecorded = False
         self._logged, self._logged_at = "", float("-inf")
 
@@ -57,6 +59,8 @@ class OwnDisk:
 
     def worked(self) -> None:
         """Take in that a turn went well, and keep that the disk was full before, and what was raised meanwhile."""
+        if self._monotonic() - self._damaged_at >= MENDED_SECONDS:
+            self._notes.troubles.end(str(Code.METADATA_DAMAGED))
         self._notes.keep_late()
         if not self._is_unrecorded:
             return
@@ -74,7 +78,8 @@ class OwnDisk:
         if refusal.code in OWN_DISK:
             raise refusal
         if refusal.code is Code.METADATA_DAMAGED:  # It is met again at every turn until somebody mends it.
-            now = self._monotonic()
+            now = self._damaged_at = self._monotonic()
+            self._notes.troubles.begin(str(refusal.code), refusal.reason)
             if now - self._damage_told_at < TROUBLE_SECONDS:
                 return
             self._damage_told_at = now

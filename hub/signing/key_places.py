@@ -22,6 +22,13 @@ NEXT = ".next"
 PUBLIC = ".pub"
 
 
+def mend_of(role: str) -> str:
+    """Return what mends a role that was given another key than the hub has; empty where its key is a person's, who signs with another."""
+    if role not in ONLINE:
+        return ""
+    return f"; copy online/{role}.pem from the machine where the key was replaced to the folder of the hub that leads, which takes it up"
+
+
 def stem_of(directory: Path, role: str) -> Path:
     """Return the path of a role's key in a fleet's folder, without its ending. Each root key is a role of its own here: `root-1`."""
     return directory / ("online" if role in ONLINE else "keys") / role

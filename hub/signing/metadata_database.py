@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from sqlalchemy import Connection
 
 from fleetcast import durable
+from hub.database import schema, tables
 from hub.database.connection import Database
 from hub.database.document_rows import DocumentRows, Fence
 from hub.database.place import MARKER
@@ -132,8 +133,14 @@ def holds_documents(database: Database) -> bool:
 
 @lru_cache(maxsize=8)
 def _database(place: str) -> Database:
-    """Return one database for all repositories of a process: each connection is used again."""
-    return Database(place)
+    """Return one database for all repositories of a process: each connection is used again.
+
+    Raises:
+        Refused: SCHEMA_UNSUPPORTED: its tables are not those of this version.
+    """
+    database = Database(place)
+    schema.check(database, tables.metadata)
+    return database
 
 
 def move_to_database(directory: Path, place: str) -> bool:

@@ -18,6 +18,7 @@ from tuf.api.metadata import Delegations, Metadata, MetaFile, Root, Snapshot, Ta
 from hub.core.publish.metadata_expiry import RESIGN_SECONDS, Expiry, expiry, is_ageing, life
 from hub.signing.delegations import delegate_to, undelegate
 from hub.signing.envelopes import seal
+from hub.signing.key_places import mend_of
 from hub.signing.metadata_files import Stamp, files_of
 from hub.signing.parsed_metadata import is_signed, parsed
 from hub.signing.role_lists import Standing, is_of, rollout_file, standing_of, unlisted_rollouts, versions_of
@@ -532,7 +533,7 @@ class Repository(SignedElsewhere, UnsignedRoles):
         if signer.public_key.keyid not in keyids:
             raise Refused(
                 Code.KEY_NOT_AUTHORISED,
-                f"key {signer.public_key.keyid[:12]} may not sign {role}: that is {', '.join(k[:12] for k in keyids)}'s",
+                f"key {signer.public_key.keyid[:12]} may not sign {role}: that is {', '.join(k[:12] for k in keyids)}'s{mend_of(role)}",
             )
 
     def _holds(self, delegator: str, role: str) -> bool:

@@ -279,6 +279,15 @@ class Classes(Shown):
     expired: int
 
 
+class TroubleShown(Shown):
+    """Describe one thing that is wrong with the hub itself now; `look` is the command to look at."""
+
+    code: str
+    text: str
+    since: str | None = None
+    look: str
+
+
 class FleetShown(Shown):
     """Sum up the fleet. `classes` and `undecided` add up to `nodes`."""
 
@@ -290,6 +299,7 @@ class FleetShown(Shown):
     models: int
     rollouts: dict[str, int]
     drifting: int
+    troubles: list[TroubleShown] = []
     unsigned: list[str] = []  # Keys that were changed and have not signed: what is wrong, and what mends it.
     last_event: int
 

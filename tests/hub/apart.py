@@ -17,6 +17,7 @@ from securesystemslib.signer import CryptoSigner
 from hub.database.connection import Database
 from hub.database.leadership import Leadership
 from hub.database.store import Store
+from hub.service.delivery.online_keys import LoadKey
 from hub.service.loop import Service, ready_name
 from hub.settings import HubSettings
 from hub.signing.keys import create_key, load_signer
@@ -106,15 +107,16 @@ class SharedFleet(Fleet):
         return Fleet.settings(self, broker, **{"database_url": self.url, **self.more, **changes})
 
     @contextlib.contextmanager
-    def running(self, *roles: str, **changes: Any) -> Iterator[Service]:
-        """A process's part of the hub, in a thread; one that has the role `controller` leads."""
+    def running(self, *roles: str, directory: Path | None = None, load_key: LoadKey | None = None, **changes: Any) -> Iterator[Service]:
+        """A process's part of the hub, in a thread; one that has the role `controller` leads. `directory` is another machine's folder."""
+        folder = directory or self.directory
         settings = self.settings(self.broker, roles=roles, **changes)
         leadership = None
         if "controller" in roles:
             leadership = Leadership(Database(self.url), holder=settings.process_name)
             until("the lead", leadership.try_to_lead)
         stop, raised = threading.Event(), list[BaseException]()
-        service = Service(self.directory, settings, signers=self.signers if leadership else None, leadership=leadership)
+        service = Service(folder, settings, signers=self.signers if leadership else None, leadership=leadership, load_key=load_key)
 
         def run() -> None:
             try:
@@ -125,7 +127,7 @@ class SharedFleet(Fleet):
         thread = threading.Thread(target=run)
         thread.start()
         try:
-            until(f"the process {settings.process_name}", lambda: raised or (self.directory / ready_name(settings)).exists())
+            until(f"the process {settings.process_name}", lambda: raised or (folder / ready_name(settings)).exists())
             yield service
         finally:
             stop.set()

@@ -26,6 +26,7 @@ def as_before_versions(db: Connection) -> None:
         "console_links",
         "release_hours",
         "known_drifts",
+        "troubles",
         "window_sessions",
         "window_requests",
         "undated_windows",

@@ -49,16 +49,22 @@ def parse(written: str) -> Shard:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Hold what is wrong with the shards of the processes that run; `code` is one of Code."""
+    """Hold what is wrong with the processes that run; `about` tells several of one code apart."""
 
     code: Code
     text: str
+    about: str = ""
 
 
 def findings(shards: Sequence[tuple[str, Shard]]) -> list[Finding]:
     """Return what no process takes in, and what two do; each process has a name and a shard."""
     if not shards:
-        return [Finding(Code.SHARD_GAP, "no process with the role ingest runs: what nodes report is not taken in")]
+        return [
+            Finding(
+                Code.SHARD_GAP,
+                "no process with the role ingest runs: what nodes report is not taken in; start `fleetcast hub --roles ingest`",
+            )
+        ]
     found = []
     sizes = Counter(shard.count for _, shard in shards)
     if len(sizes) > 1:

@@ -34,6 +34,7 @@ class Facts:
     drift_alarm: str = ""
     drift: Judged | None = None
     listening: bool = True  # Whether the hub hears its nodes at this moment.
+    deaf: str = ""  # Why it does not, where that is known better than that the connection is away.
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,8 +44,9 @@ from schemas.parameters import Parameters, Value
 from schemas.rollout import Gate, ReleaseRef
 from schemas.selectors import NodeFacts, Requirement
 
-__all__ = ["DEAF", "Facts", "NodeReport", "Progress", "Tally"]
-DEAF = "waits: the hub does not hear its nodes now; it is not connected to the broker, or reads what came while it was not"
+__all__ = ["DEAF", "DEAF_BEGINS", "Facts", "NodeReport", "Progress", "Tally"]
+DEAF_BEGINS = "waits: the hub does not hear its nodes now"
+DEAF = f"{DEAF_BEGINS}; it is not connected to the broker, or reads what came while it was not"
 OPERATOR = "an operator"  # Who asked for it, where a command of an earlier version does not say so.
 LATE, PINNED = "the deadline has passed", "is pinned by"  # How the reasons begin of rollouts that ended so.
 ATTEMPTS_MAX = 1000
@@ -339,7 +340,7 @@ def step(
     if failing is not None:
         return _halted(progress, failing.sentence)
     if not facts.listening:
-        return replace(progress, reason=DEAF), ()
+        return replace(progress, reason=f"{DEAF_BEGINS}: {facts.deaf}" if facts.deaf else DEAF), ()
     if is_past_deadline(progress.deployment, now):
         return _end_at_deadline(progress, facts)
     if progress.retry_since is not None and _retries(progress, listened).seconds <= 0:

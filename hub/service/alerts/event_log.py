@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 
 from hub.database.store import Store
+from hub.service.alerts.open_troubles import OpenTroubles
 from schemas.analytics_messages import Alert
 from schemas.errors import Code, Refused, Unreachable
 
@@ -20,12 +21,13 @@ REPORTS_MAX = 40  # refusals of one kind reported in that time, whatever their o
 class Notes:
     """Write down what happened in the service."""
 
-    def __init__(self, store: Store, *, publish: Callable[[Alert], None], clock: Callable[[], float]) -> None:
+    def __init__(self, store: Store, *, publish: Callable[[Alert], None], clock: Callable[[], float], process: str = "hub") -> None:
         self._store, self._publish, self._clock = store, publish, clock
         # By kind, so that none pushes another out: who refused, the hub or a node, and the code.
         self._reported: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
         self._left_out: Counter[tuple[str, str]] = Counter()  # by kind, since the last that was reported
         self._unkept: deque[Alert] = deque(maxlen=UNKEPT_MAX)
+        self.troubles = OpenTroubles(store.database, process=process, clock=clock)
         self.alerts: Counter[str] = Counter()  # Alerts by kind, and messages that the hub refused by code, since the start.
         self.refused: Counter[str] = Counter()
 
@@ -51,7 +53,8 @@ class Notes:
         self._publish(alert)
 
     def keep_late(self) -> None:
-        """Keep and publish alerts that the database did not take when they were raised; what it still does not take waits on."""
+        """Keep what is wrong now, and publish alerts that the database did not take when they were raised; some may wait on."""
+        self.troubles.keep()
         for _ in range(len(self._unkept)):
             alert = self._unkept.popleft()
             try:

@@ -32,6 +32,7 @@ HEAL_SECONDS = 2.0  # between two corrections of one topic: a program that keeps
 ECHO_SECONDS = 30.0  # a broker without "no local" sends us what we just published; past this, our own older messages are a replay
 LOOK_SECONDS = 60.0  # the repository is asked so often whether something is to be signed again, even when nobody touched it
 EXPIRY_LOOK_SECONDS = 3600.0
+KEY_EXPIRING = "key_expiring"  # The kind of the alert, whose code is how urgent it is.
 PUBLISH_SECONDS = 0.2  # A turn's share for giving the broker what is new.
 
 
@@ -266,8 +267,12 @@ class Announcer:
 
     def _warn_of_clock(self) -> None:
         alert = self._wall.alert() if isinstance(self._wall, SteadyClock) else None
-        if alert is not None and not self._is_clock_doubted:
-            self._notes.alert(alert)
+        if alert is not None:
+            self._notes.troubles.begin(alert.code, alert.text)
+            if not self._is_clock_doubted:
+                self._notes.alert(alert)
+        elif self._is_clock_doubted:
+            self._notes.troubles.end(str(Code.CLOCK_STEPPED))
         self._is_clock_doubted = alert is not None
 
     def _warn_of_expiry(self) -> None:
@@ -276,9 +281,14 @@ class Announcer:
             # We renew what the online keys sign, at half of its life. So a warning is usual there, and anything worse says that we cannot.
             if one.role in ONLINE and one.severity in {"ok", "warning"}:
                 self._warned.pop(one.role, None)
+                self._notes.troubles.end(KEY_EXPIRING, about=one.role)
                 continue
             if self._warned.get(one.role, "ok") == one.severity:
                 continue
             self._warned[one.role] = one.severity
+            if one.severity == "ok":
+                self._notes.troubles.end(KEY_EXPIRING, about=one.role)
+                continue
             text = f"role {one.role} expires at {one.expires.isoformat()}: {one.severity}; {renewal(one.role)}"
+            self._notes.troubles.begin(KEY_EXPIRING, text, about=one.role)
             self._notes.alert(Alert(kind="key_expiring", at=int(now.timestamp()), code=one.severity, text=text))

@@ -148,6 +148,8 @@ class BlockFetcher:
         if health.trouble is None:
             if self._reported_at:
                 self._reported_at.clear()
+                for mended in (Code.BLOCKS_UNREACHABLE, Code.BLOCKS_SLOW):
+                    self._notes.troubles.end(str(mended))
                 self._notes.event("blocks.reachable", f"the object store {url} answers again")
             return
         if now - self._reported_at.get(health.trouble, float("-inf")) < REPORT_SECONDS:
@@ -157,6 +159,7 @@ class BlockFetcher:
             code, text = Code.BLOCKS_UNREACHABLE, f"blocks cannot be served until the object store is back: {health.reason}"
         else:
             code, text = Code.BLOCKS_SLOW, f"the object store {url} is slow: {health.reason}; blocks that the hub's folder lacks come late"
+        self._notes.troubles.begin(str(code), text)
         self._notes.alert(Alert(kind="refused", at=int(self._wall()), code=str(code), text=text))
 
     def _report_disk(self, now: float) -> None:
@@ -166,9 +169,11 @@ class BlockFetcher:
             what = f"blocks cannot be kept in {trouble}; they are served from memory, and fetched from the object store again and again"
             text = f"{what}: make room there, or lower blocks_cache_bytes_max"
             log.error("blocks.not_kept", reason=trouble)
+            self._notes.troubles.begin(str(Code.DISK_FULL), text, about="blocks")
             self._notes.alert(Alert(kind="refused", at=int(self._wall()), code=str(Code.DISK_FULL), text=text))
         elif not trouble and self._is_full_reported:
             self._is_full_reported, self._full_reported_at = False, float("-inf")
+            self._notes.troubles.end(str(Code.DISK_FULL), about="blocks")
             self._notes.event("blocks.kept", f"blocks are kept in {self._blocks.directory} again")
 
     def _ask(self, digest: bytes) -> bool:

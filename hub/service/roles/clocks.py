@@ -17,9 +17,15 @@ FOLLOW_SECONDS = 1.0
 class LeadersClock(ListeningClock):
     """Run while all that nodes say is taken in, by whichever processes."""
 
-    def __init__(self, hearing: Hearing, *, monotonic: Callable[[], float], all_heard: Callable[[], bool]) -> None:
+    def __init__(self, hearing: Hearing, *, monotonic: Callable[[], float], unheard: Callable[[], str]) -> None:
+        """Make it; `unheard` is what of the nodes' reports no process takes in now, and empty where all is."""
         super().__init__(hearing, monotonic=monotonic)
-        self._all_heard = all_heard
+        self._unheard = unheard
+
+    @property
+    def deaf(self) -> str:
+        """Return which process is missing or hears nothing."""
+        return self._unheard()
 
     def connected(self, subscriptions: int) -> None:
         """Do nothing: this process hears no node."""
@@ -35,7 +41,7 @@ class LeadersClock(ListeningClock):
 
     def tick(self) -> None:
         """Count what has passed, if nodes were heard by all; make it durable when enough has come together."""
-        heard = self._all_heard()
+        heard = not self._unheard()
         after = core.looked(self._state, now=self._monotonic())
         self._become(replace(after, subscriptions=0 if heard else None, caught_up=heard))
         if self._state.seconds - self._kept >= KEEP_SECONDS:

@@ -9,7 +9,7 @@ from hub.database.node_commands import NodeCommands
 from hub.publish.check_results import Checks
 from hub.service.broker.mqtt import HubEvent, OwnTopic, PresenceArrived
 from hub.service.delivery.announce import Announcer, Signers
-from hub.service.delivery.online_keys import LoadKey, OnlineKeys
+from hub.service.delivery.online_keys import LoadKey, OnlineKeys, place_in_words
 from hub.service.enrol.enrolment_service import Enrolling
 from hub.service.housekeeping import Housekeeping
 from hub.service.nodes.device_settings import SettingsKeeper
@@ -121,10 +121,16 @@ class Controlling(Role):
             keys=keys,
             load=load_key,
             notes=self._common.notes,
+            place=place_in_words(self._common.directory),
             wall=self._common.wall,
             monotonic=self._common.monotonic,
         )
         return Signers(**keys)
+
+    @property
+    def lacks_keys(self) -> frozenset[str]:
+        """Return the roles that this process cannot sign, because their keys are not here."""
+        return self._online_keys.lacks if self._online_keys is not None else frozenset()
 
     def connected(self, event: Connected) -> None:
         """Publish everything again that a broker without memory lacks."""

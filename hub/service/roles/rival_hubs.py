@@ -122,6 +122,8 @@ class RivalHubs:
             f" of the fleet's folder; {what}; stop the one on the host that the fleet has left"
         )
         log.error("hub.duplicate", reason=text)
+        if is_down:  # It stays so. The elder goes on, and does not learn when the other has ended.
+            self._notes.troubles.begin(str(Code.HUB_DUPLICATE), text)
         self._notes.alert(Alert(kind="refused", at=int(self._wall()), code=str(Code.HUB_DUPLICATE), text=text))
 
 

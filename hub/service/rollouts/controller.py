@@ -396,7 +396,7 @@ class Controller:
             fleet.report(node, progress.deployment, model=progress.model, listened=listened, failed_from=since, tries_from=tries)
             for node in nodes
         ]
-        facts = gates.Facts(reports, drift_alarm=alarm, drift=drift, listening=self._listening.runs)
+        facts = gates.Facts(reports, drift_alarm=alarm, drift=drift, listening=self._listening.runs, deaf=self._listening.deaf)
         return core.step(progress, facts, now=now, listened=listened)
 
     def _drift(self, progress: core.Progress, nodes: Sequence[fleet.Node]) -> str:

@@ -32,6 +32,11 @@ class ListeningClock:
         return self._state.runs
 
     @property
+    def deaf(self) -> str:
+        """Return why nodes are not heard, where it is not this process's own connection; empty otherwise."""
+        return ""
+
+    @property
     def is_subscribed(self) -> bool:
         """Return whether all that nodes say comes to this process, or will."""
         return self._state.is_subscribed

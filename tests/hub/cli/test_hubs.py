@@ -3,6 +3,7 @@
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,17 +32,31 @@ def hubs(fleet: SharedFleet, *arguments: str) -> "subprocess.CompletedProcess[st
     return warm.run("fleetcast", "hubs", "--dir", fleet.directory, *arguments)
 
 
+def status_of(fleet: SharedFleet) -> Any:
+    return json.loads(warm.run("fleetcast", "status", "--dir", fleet.directory, "--json").stdout)
+
+
 def test_hubs_lists_who_leads_and_names_a_part_that_nobody_has(shared: SharedFleet) -> None:
     shared.publish("1.0.0")
     with shared.running("controller"):
         lacking = hubs(shared)
-        with shared.running("ingest", shard="1/1"):
+        ill = warm.run("fleetcast", "status", "--dir", shared.directory, "--json")
+        said = warm.run("fleetcast", "status", "--dir", shared.directory)
+        with shared.running("ingest", shard="1/1"), shared.running("blocks", name="one"):
+            well = until("nothing wrong", lambda: row if not (row := status_of(shared))["troubles"] else None)
             whole = until("both", lambda: row if (row := hubs(shared, "--json")).returncode == 0 else None)
         models = warm.run("fleetcast", "releases", "--dir", shared.directory, "--json")
     gone = hubs(shared)
 
     assert lacking.returncode == Exit.REFUSED
     assert "no process with the role ingest runs" in lacking.stderr
+    assert "no process with the role blocks runs" in lacking.stderr
+    assert {row["code"]: row["look"] for row in json.loads(ill.stdout)["troubles"]} == dict.fromkeys(
+        ("role.missing", "shard.gap"), "fleetcast hubs"
+    )
+    assert (ill.returncode, said.returncode, well["hub_runs"]) == (0, 0, True)
+    assert "a hub runs here, and 2 things of its own are wrong" in said.stdout
+    assert "wrong: no process with the role blocks runs" in said.stdout
     rows = {row["name"]: row for row in json.loads(whole.stdout)}
     assert (rows["controller"]["leads"], rows["ingest-1-of-1"]["leads"], rows["ingest-1-of-1"]["shard"]) == (True, False, "1/1")
     assert [row["version"] for row in json.loads(models.stdout)] == ["1.0.0"]

@@ -72,6 +72,8 @@ def matters_of(view: View) -> list[tuple[str, str, str]]:
     for one in matters(view):
         if one.name == "drifts":
             found.append(("drift", f"{one.stream['model']}@{one.stream['version']}", one.stream["cohort"]))
+        elif one.name == "troubles":
+            found.append(("refused", "", one.trouble["code"]))
         else:
             kind = "node_silent" if one.name == "unreachable" else "refused"
             found += [(kind, line.node.name, "") for line in one.lines]

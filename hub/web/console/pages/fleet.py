@@ -47,15 +47,16 @@ def load(view: View) -> Answer:
     moving = [one for one in rollouts if one.deployment.state in {"running", "halted"}]
     drifting = sum(is_open(row) for row in drift)
     failed = counts["refused"] + counts["rolled_back"]
+    wrong = sum(one.trouble is not None for one in opened)
     approvals = sum(one.waits_for_approval for one in moving)
     halted = sum(one.deployment.state == "halted" for one in moving)
     name = view.fleet.settings.fleet
     return Answer(
-        sentence=_sentence(view, counts, drifting, approvals, halted),
-        title=f"{name}: {_title(counts, drifting, approvals, halted)}",
+        sentence=_sentence(view, counts, drifting, approvals, halted, wrong),
+        title=f"{name}: {_title(counts, drifting, approvals, halted, wrong)}",
         lead=_lead(view, worst, moving),
         cli="fleetcast nodes; fleetcast rollout status; fleetcast drift",
-        needs=failed + counts["expired"] + drifting + approvals + halted,
+        needs=failed + counts["expired"] + drifting + approvals + halted + wrong,
         refreshes=True,
         values={
             "since": _since(view, worst),
@@ -83,11 +84,13 @@ def wall_pages(view: View) -> list[str]:
     return ["/", *moving[:ROLLOUTS_MAX], *(["/drift"] if any(is_open(row) for row in drift_of(view)) else [])]
 
 
-def _sentence(view: View, counts: Counter[ClassName], drifting: int, approvals: int, halted: int) -> Markup:
+def _sentence(view: View, counts: Counter[ClassName], drifting: int, approvals: int, halted: int, wrong: int) -> Markup:
     """Return the heading: all is well, or what is not, each part a link to it."""
-    if not view.snapshot.seen.nodes:
+    if not view.snapshot.seen.nodes and not wrong:
         return said("No node has joined")
     parts = list[Markup]()
+    if wrong:
+        parts.append(link("the hub has trouble" if wrong == 1 else f"the hub has {wrong} troubles", "/alerts", "bad"))
     failed, silent = counts["refused"] + counts["rolled_back"], counts["unreachable"]
     if failed:
         parts.append(link(f"{number_of(failed, 'node')} failed", nodes_where("state in (refused,rolled_back)"), "bad"))
@@ -109,9 +112,10 @@ def _sentence(view: View, counts: Counter[ClassName], drifting: int, approvals: 
     return said("All is well, and " if waits_alone else "Not all is well: ", listed(parts))
 
 
-def _title(counts: Counter[ClassName], drifting: int, approvals: int, halted: int) -> str:
+def _title(counts: Counter[ClassName], drifting: int, approvals: int, halted: int, wrong: int) -> str:
     failed = counts["refused"] + counts["rolled_back"]
-    parts = [f"{number_of(failed, 'node')} failed"] if failed else []
+    parts = ["the hub has trouble"] if wrong else []
+    parts += [f"{number_of(failed, 'node')} failed"] if failed else []
     parts += [f"{drifting} drift"] if drifting else []
     parts += [f"{halted} halted"] if halted else []
     parts += [f"{counts['unreachable']} unreachable"] if counts["unreachable"] else []
@@ -212,7 +216,9 @@ def matter_row(view: View, one: Matter) -> dict[str, Any]:
             "at": "",
             "text": said(link(f"{row['model']} {row['version']} drifts", "/drift"), f" in {row['cohort']}"),
         }
-    at = moment(one.since, view.now)
+    at = moment(one.since, view.now) if one.since is not None else ""
+    if one.trouble is not None:
+        return {"class": "refused", "at": at, "text": said(f"{one.trouble['text']} ", code(one.trouble["code"]))}
     if one.name == "unreachable" and len(one.lines) > 1:
         site = f" of {one.site}" if one.site else ""
         has_sites = any(SITE in node.labels for node in view.snapshot.seen.nodes.values())

@@ -1,8 +1,9 @@
-"""Find what is open in the fleet and needs somebody: nodes that failed, sites that fell silent, streams that drift."""
+"""Find what is open in the fleet and needs somebody: a hub with trouble, nodes that failed, sites that fell silent, streams that drift."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from hub.database.drift_queries import Findings
@@ -11,6 +12,7 @@ from hub.operations.drift_rows import drift_rows
 from hub.operations.known_drifts import known_until
 from hub.operations.node_classes import NodeLine
 from hub.operations.opened_fleet import OpenedFleet
+from hub.operations.troubles import troubles_of
 from hub.service.rollouts.release_lookup import Releases
 from hub.web.console.page import View
 
@@ -21,13 +23,14 @@ SITE: Final = "site"  # The label by which nodes are grouped.
 
 @dataclass(frozen=True, slots=True)
 class Matter:
-    """Hold one thing that is open: its class, since when, and the nodes or the stream that it is about."""
+    """Hold one thing that is open: its class, since when, and the nodes, the stream or the trouble of the hub that it is about."""
 
-    name: str  # The class of its nodes, or `drifts`.
+    name: str  # The class of its nodes, `drifts`, or `troubles`.
     since: int | None
     lines: Sequence[NodeLine] = ()
     stream: Any = None
     site: str = ""
+    trouble: Any = None
 
 
 def drift_of(view: View) -> list[dict[str, Any]]:
@@ -65,8 +68,18 @@ def _matters(view: View) -> list[Matter]:
         if line.found.name == "unreachable":
             silent.setdefault(site_of(line), []).append(line)
     found += [Matter("unreachable", max(one.node.last_seen for one in mine), mine, site=site) for site, mine in silent.items()]
+    found += [Matter("troubles", _since(row), trouble=row) for row in troubles(view)]
     found += [Matter("drifts", None, stream=row) for row in drift_of(view) if is_open(row)]
     return sorted(found, key=lambda one: (-(one.since or 0), one.name, one.lines[0].node.name if one.lines else ""))
+
+
+def troubles(view: View) -> list[dict[str, Any]]:
+    """Return what is wrong with the hub itself; read once for all viewers."""
+    return view.shared.get(("troubles",), lambda: troubles_of(view.fleet, runs=True), seconds=DRIFT_SECONDS)
+
+
+def _since(row: dict[str, Any]) -> int | None:
+    return int(datetime.fromisoformat(row["since"]).timestamp()) if row["since"] is not None else None
 
 
 def count_of_matters(view: View) -> int:

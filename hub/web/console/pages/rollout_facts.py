@@ -14,7 +14,7 @@ from hub.core.rollouts.deployments import Model
 from hub.core.rollouts.gates import Verdict
 from hub.core.rollouts.moves import is_where_it_was
 from hub.core.rollouts.node_class import CLASSES, ClassName
-from hub.core.rollouts.rollout import DEAF
+from hub.core.rollouts.rollout import DEAF_BEGINS
 from hub.core.rollouts.stage_order import stages_of
 from hub.core.rollouts.stages import words_of
 from hub.database.rows import RolloutRow
@@ -142,7 +142,7 @@ class RolloutFacts:
 
     def _held(self) -> str:
         holding = self.holding
-        if self.reason == DEAF:  # What the gates said before is no news then.
+        if self.reason.startswith(DEAF_BEGINS):  # What the gates said before is no news then.
             return self.reason
         if holding is None:
             return "holds in all its gates" if self.verdicts else "has just begun"

@@ -359,6 +359,14 @@ def test_no_stage_passes_while_the_hub_does_not_listen_not_even_without_soak() -
     assert (progress.deployment.state, progress.reason, actions) == ("running", core.DEAF, ())
 
 
+def test_a_rollout_names_the_process_that_is_missing_where_nodes_are_not_heard() -> None:
+    nodes = fleet(4, serving=4)
+
+    progress, _ = step(begin(wish(), nodes), Facts(nodes, listening=False, deaf="no process has shard 2/3"), now=NOW)
+
+    assert progress.reason == f"{core.DEAF_BEGINS}: no process has shard 2/3"
+
+
 def test_failures_halt_a_rollout_also_while_the_hub_does_not_listen() -> None:
     nodes = [node("n1", failed_at=NOW)]
 

@@ -12,6 +12,8 @@ import structlog
 from fleetcast.mqtt_connection import Message
 from hub.core.roles.rivals import HOLD_SECONDS, Rivals, heard, subscribed
 from hub.core.rollouts import commands
+from hub.operations.opened_fleet import OpenedFleet
+from hub.operations.troubles import troubles_of
 from hub.service.broker.mqtt import OwnTopic
 from hub.service.delivery.announce import Signers
 from hub.service.loop import Service
@@ -127,6 +129,8 @@ def test_a_copy_of_a_folder_stands_down_and_both_say_so_by_name(tmp_path: Path, 
             until("the copy to stand down", lambda: service._stands_down and not service._online)
             found = until("the copy's alert", lambda: [one for one in copy.store.alerts_of("refused") if one.code == Code.HUB_DUPLICATE])
             number = copy.store.add_command("delay", commands.read("start", json.dumps({"version": "1.0.0"})))
+            opened = OpenedFleet(copy.directory, copy.settings(broker), copy.store, copy.repository)
+            until("its trouble", lambda: [row for row in troubles_of(opened, runs=True) if row["code"] == Code.HUB_DUPLICATE])
             answer = until("an answer", lambda: row if (row := copy.store.command(number)) and row.state != "open" else None)
             named = until(
                 "the first hub's alert", lambda: [one for one in fleet.store.alerts_of("refused") if "pid" in one.text], seconds=60

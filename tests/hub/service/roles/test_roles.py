@@ -13,6 +13,7 @@ from hub.core.rollouts import commands
 from hub.database.connection import Database
 from hub.database.leadership import Deposed, leader_of
 from hub.database.members import Members
+from hub.database.troubles import Troubles
 from hub.service.alerts.dispatch import Turns
 from hub.service.roles import processes
 from schemas.errors import Code
@@ -117,6 +118,38 @@ def test_shards_that_leave_a_gap_or_overlap_raise_an_alert(
         found = until("an alert", lambda: [one for one in shared.store.alerts_of("refused") if one.code == code])
 
     assert words in found[0].text
+
+
+def open_troubles(fleet: SharedFleet) -> set[tuple[str, str, str]]:
+    return {(one.process, one.code, one.about) for one in Troubles(fleet.store.database).all()}
+
+
+def test_a_role_that_no_process_has_raises_an_alert_until_one_is_back(shared: SharedFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "PATIENCE_SECONDS", 0.5)
+    missing = {("controller", "role.missing", "blocks")}
+    with shared.running("ingest"):
+        with shared.running("controller") as leader:
+            found = until("an alert", lambda: [one for one in shared.store.alerts_of("refused") if "role blocks" in one.text])
+            assert found[0].code == Code.ROLE_MISSING
+            until("it to be open", lambda: open_troubles(shared) == missing)
+            with shared.running("blocks", name="one"):
+                until("its end", lambda: not open_troubles(shared))
+            until("it to be open again", lambda: open_troubles(shared) == missing)
+            until("nodes to be heard", lambda: not leader._listening.deaf)
+        names = {("ingest-1-of-1", "role.missing", role) for role in ("blocks", "controller")}
+        until("the one that is left to report both", lambda: open_troubles(shared) == names)
+    assert open_troubles(shared) == set()
+
+
+def test_a_process_that_starts_again_in_time_raises_no_alert(shared: SharedFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "PATIENCE_SECONDS", 20.0)
+    with shared.running("ingest"), shared.running("controller") as leader:
+        with shared.running("blocks", name="one"):
+            until("all roles", lambda: leader._processes is not None and not leader._processes._found)
+        until("a role that is missing", lambda: leader._processes is not None and leader._processes._found)
+        with shared.running("blocks", name="one"):
+            until("all roles again", lambda: leader._processes is not None and not leader._processes._found)
+    assert shared.store.alerts_of("refused") == []
 
 
 def test_a_leader_whose_clock_goes_wrong_gives_the_lead_away_and_says_so(shared: SharedFleet) -> None:

@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 from hub.core.drift.compare import Bin, Comparison
 from hub.core.drift.shift_size import NOTHING
 from hub.database.rows import NodeRow
+from hub.database.troubles import Trouble, Troubles
 from hub.operations.drift_effect import effects
 from hub.operations.snapshot import Snapshots
 from hub.web.application import application
@@ -213,6 +214,19 @@ def test_an_empty_fleet_says_how_to_begin(sign_in: SignIn, door: Door) -> None:
     assert heading(page) == "No node has joined"
     said = "No node has joined. Make a token with fleetcast enroll token --node gateway-17, and it appears here"
     assert f"{said} within a second of its first word." in text_of(page)
+
+
+def test_the_first_page_and_alerts_say_what_is_wrong_with_the_hub(sign_in: SignIn, door: Door) -> None:
+    now, text = int(time.time()), "the hub cannot sign rollouts any more: copy online/rollouts.pem"
+    Troubles(door.fleet.store.database).replace("hub", [Trouble("hub", "key.not_authorised", "rollouts", now - 90, text)])
+    door.fleet.store.add_alert(Alert(kind="refused", at=now - 90, code="key.not_authorised", text=text))
+    person = sign_in("viewer")
+    first, alerts = person.page("/"), person.page("/alerts?state=open")
+
+    assert "the hub has trouble" in heading(first)
+    assert "the hub has trouble" in first[: first.index("</title>")]
+    assert f"{text} key.not_authorised" in text_of(first)
+    assert text_of(alerts).count(text) == 2  # what is open, and the alert about it
 
 
 def test_alerts_say_what_is_open_and_that_nothing_is(sign_in: SignIn, door: Door) -> None:
