@@ -3,7 +3,12 @@
 
 def counted(number: int, noun: str) -> str:
     """Return the number and the noun, which gets an s unless it is one."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number} {named(number, noun)}"
+
+
+def named(number: int, noun: str) -> str:
+    """Return the noun for so many things, where their number stands before it in another way."""
+    return noun if number == 1 else f"{noun}s"
 
 
 def verb(number: int, word: str) -> str:

@@ -172,8 +172,8 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "ask somebody whose token has the role that the message names, or have `fleetcast tokens make` make one",
     ),
     Code.REQUEST_UNKNOWN: (
-        "the hub's API has no such resource, or it does not take this method",
-        "compare the address with docs/api.md, or with the list from which it came",
+        "there is nothing of this name, such as a deployment or a token, or the hub's API does not take this method here",
+        "compare the name with the list from which it came; docs/api.md describes the addresses of the API",
     ),
     Code.REQUEST_STALE: (
         "what was to be changed has changed since it was looked at",
@@ -324,6 +324,10 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "find the copy of the node's folder; give that device a folder, a name and a key of its own",
     ),
     Code.HUB_RUNNING: ("another hub runs in this folder", "use that one, or end it first; the message names its process"),
+    Code.BROKER_SHARED: (
+        "two fleets use one broker without certificates, and their hubs the same client id",
+        "nothing where the alert names a new client id, else a broker for each fleet; docs/brokers.md, Two fleets on one broker",
+    ),
     Code.HUB_DUPLICATE: (
         "two hubs of one fleet seem to run, and end each other's connections",
         "stop the hub on the host that the fleet has left; docs/operations.md, Move a fleet to another host",

@@ -8,6 +8,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fleetcast.counted import counted
+
 OPERATOR_CODES_MAX = 4096
 _OPERATOR_CODES = 1  # Field of Model.
 _DEPRECATED_CODE, _CODE = 0, 3  # Fields of OperatorCode: a byte, and a word in newer files.
@@ -66,7 +68,7 @@ def _codes(view: memoryview) -> Iterator[int]:
     vector = listed + _word(view, listed)
     count = _word(view, vector)
     if count > OPERATOR_CODES_MAX:
-        raise NoModel(f"{count} kinds of operators")
+        raise NoModel(f"{counted(count, 'kind')} of operators")
     for number in range(count):
         at = vector + 4 + 4 * number
         table = at + _word(view, at)

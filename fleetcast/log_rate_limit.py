@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import structlog
 
+from fleetcast.counted import counted
+
 LINES_MAX = 120  # Lines of one kind a minute: a fleet set up by hand logs less, and far fewer show a flood.
 SECONDS = 60.0
 KINDS_MAX = 256  # The kind that began longest ago is forgotten first.
@@ -70,7 +72,7 @@ class LogLimit(logging.Filter):
         """Return whether a library's line is written; its kind is its text before values are put into it."""
         left_out = self._admit(f"{record.name} {record.levelname} {str(record.msg)[:80]}")
         if left_out:
-            record.msg = f"{record.msg} ({left_out} lines like this one were left out)"
+            record.msg = f"{record.msg} ({counted(left_out, 'line')} like this one {'was' if left_out == 1 else 'were'} left out)"
         return left_out is not None
 
     def _admit(self, kind: str) -> int | None:

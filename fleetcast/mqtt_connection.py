@@ -73,6 +73,15 @@ class BrokerUrl:
         user, password = (unquote(text) if text else None for text in (parts.username, parts.password))
         return cls(parts.hostname, port or (8883 if tls else 1883), tls, user, password)
 
+    @property
+    def is_anonymous(self) -> bool:
+        """Return whether the broker knows its clients by neither certificate nor password: by nothing but what they call themselves."""
+        return not self.tls and self.username is None
+
+    def client_id(self, name: str, *, fleet: str) -> str:
+        """Return the id of a node or a relay: with its fleet's name where nothing else tells it from one of that name in another fleet."""
+        return f"{fleet}.{name}" if self.is_anonymous else name
+
     def __str__(self) -> str:
         return f"{'mqtts' if self.tls else 'mqtt'}://{self.host}:{self.port}"
 
@@ -359,6 +368,10 @@ class Link:
         if url.tls != self._url.tls:
             raise Refused(Code.SETTINGS_INVALID, f"broker {url} needs other TLS settings than {self._url}: restart with them")
         self._url = url
+
+    def rename(self, client_id: str) -> None:
+        """Use another client id from the next `open` on: with it the broker keeps another session."""
+        self._client._client_id = client_id.encode()
 
     def open(self, will: Will | None = None, *, clean: bool = False) -> None:
         """Begin one connection; `Connected` or `Disconnected` follows in the inbox. `clean`: the broker's session is ended.

@@ -13,8 +13,10 @@ from pydantic import ValidationError
 from fleetcast.toml_text import parse_toml
 from schemas.errors import Code, Refused
 from schemas.limits import MIB
+from schemas.patterns import in_words, reason_of
 
 BYTES_MAX = MIB
+URL_PATTERN = in_words(r"^(https?://\S+)?$", "URL", "empty, or a URL that begins with http:// or https://")
 
 
 @contextmanager
@@ -28,7 +30,7 @@ def settings_errors(path: Path) -> Iterator[None]:
         yield
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        raise Refused(Code.SETTINGS_INVALID, f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise Refused(Code.SETTINGS_INVALID, f"{path}: {'.'.join(map(str, first['loc']))}: {reason_of(first)}") from None
     except OSError as error:
         raise Refused(Code.SETTINGS_INVALID, f"{path}: {error.strerror or error}") from None
     except ValueError as error:

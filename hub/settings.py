@@ -11,19 +11,22 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from fleetcast.settings_fields import fields_of, settings_errors
+from fleetcast.settings_fields import URL_PATTERN, fields_of, settings_errors
 from fleetcast.settings_file import FileSettings
 from hub.alerts.receivers import RECEIVERS_MAX, OnDrift, Webhook
 from hub.core.roles.shards import parse as parse_shard
 from schemas.errors import Code, Refused
 from schemas.limits import BLOCK_BYTES_MAX, MIB, WINDOW_AGE_DAYS_MAX
 from schemas.names import FleetName, Label
+from schemas.patterns import in_words
 
 if TYPE_CHECKING:
     from fleetcast.mqtt_connection import TlsFiles
 
 SETTINGS_NAME = "fleet.toml"
-NAME_PATTERN = r"^([a-z0-9][a-z0-9.-]{0,47})?$"
+NAME_PATTERN = in_words(
+    r"^([a-z0-9][a-z0-9.-]{0,47})?$", "name of a process", "1 to 48 of a-z, 0-9, '.' and '-', and begin with a letter or digit"
+)
 Role = Literal["ingest", "controller", "blocks", "web"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -39,6 +42,8 @@ class HubSettings(FileSettings):
     broker_url: str = ""  # The broker's URL: mqtt://host:1883 or mqtts://host:8883. Empty starts the embedded broker on loopback.
     # Port of the embedded broker. 0 picks a free port and keeps it in `broker/port`.
     broker_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    # Put the fleet's name before the client id, so that several fleets can use a broker without certificates. Ignored with `tls_ca`.
+    client_id_has_fleet: bool = False
     tls_ca: str = ""  # Certificate authority of the broker: a PEM file. It needs `tls_certificate` and `tls_key` beside it.
     tls_certificate: str = ""  # Our certificate for the broker: a PEM file.
     tls_key: str = ""  # The private key of `tls_certificate`: a PEM file.
@@ -74,7 +79,7 @@ class HubSettings(FileSettings):
     # Object store of releases' blocks, such as s3://bucket/folder. Empty means the folder `blocks` of the fleet, which otherwise holds
     # what was used last. It needs the extra `objects`. Credentials and region: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION.
     blocks_url: str = ""
-    blocks_endpoint_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""  # URL of an object store that is not Amazon's.
+    blocks_endpoint_url: Annotated[str, Field(pattern=URL_PATTERN)] = ""  # URL of an object store that is not Amazon's.
     # Greatest size of the folder `blocks` where there is an object store: the blocks that were not used for longest leave it.
     blocks_cache_bytes_max: Annotated[int, Field(ge=64 * MIB)] = 4096 * MIB
 
@@ -86,7 +91,7 @@ class HubSettings(FileSettings):
 
     # OpenTelemetry: URL to which spans of rollouts are sent by OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces. Empty sends none.
     # It needs the extra `otel`. docs/monitoring.md says what a span holds.
-    traces_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$", max_length=512)] = ""
+    traces_url: Annotated[str, Field(pattern=URL_PATTERN, max_length=512)] = ""
     traces_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # Share of the nodes whose requests are traced; others for each rollout.
 
     silent_seconds: Annotated[int, Field(ge=1)] = 3600  # A node that sends nothing for this long raises the alert `node_silent`.

@@ -8,17 +8,22 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from fleetcast.mqtt_connection import BrokerUrl
-from fleetcast.settings_fields import fields_of, settings_errors
+from fleetcast.settings_fields import URL_PATTERN, fields_of, settings_errors
 from fleetcast.settings_file import FileSettings
 from fleetcast.time_zones import zone_of
 from node.core.delivery.byte_quota import Policy
 from schemas.device_settings import SETTABLE, Settable
 from schemas.limits import BLOCK_BYTES_MAX, MIB, RHO_DAY_MAX, WINDOW_SECONDS_MAX
 from schemas.names import RESERVED_NODES, Cohort, FleetName, Label, NodeId
+from schemas.patterns import in_words
 from schemas.state import REPORT_SECONDS, LinkClass
 
 ENROLLED = Path("enrolment") / "settings.toml"  # in the data folder: what `fleetcast-node enroll` wrote (node/enrol/enrolment_files.py)
 SOCKET_NAME = "node.sock"
+HOST_PATTERN = in_words(r"^(\*|[A-Za-z0-9._-]{1,253})$", "name of a host", "a name or an address without scheme and port, or *")
+ORIGIN_PATTERN = in_words(
+    r"^(null|https?://[A-Za-z0-9.:\[\]_-]{1,260})$", "origin", "a scheme, a host and a port, such as https://dashboard.example:3000"
+)
 _TLS = ("tls_ca", "tls_certificate", "tls_key")
 _PATHS = ("data", "root", "link_file", "parameters_file", "ledger_witness")
 
@@ -53,11 +58,9 @@ class NodeSettings(FileSettings):
     tcp: bool = True
     socket: str | None = None  # Path of a Unix socket to serve on, besides TCP or alone.
     # Names under which programs may ask this node over TCP, besides localhost, its host name and addresses. `*` allows any.
-    allowed_hosts: Annotated[tuple[Annotated[str, Field(pattern=r"^(\*|[A-Za-z0-9._-]{1,253})$")], ...], Field(max_length=64)] = ()
+    allowed_hosts: Annotated[tuple[Annotated[str, Field(pattern=HOST_PATTERN)], ...], Field(max_length=64)] = ()
     # Web pages that may ask, such as https://dashboard.example:3000.
-    allowed_origins: Annotated[
-        tuple[Annotated[str, Field(pattern=r"^(null|https?://[A-Za-z0-9.:\[\]_-]{1,260})$")], ...], Field(max_length=64)
-    ] = ()
+    allowed_origins: Annotated[tuple[Annotated[str, Field(pattern=ORIGIN_PATTERN)], ...], Field(max_length=64)] = ()
     # What the hub may set of this device: any of labels, cohort, budgets, telemetry. It can only turn telemetry off, and lower budgets.
     hub_may_set: Annotated[tuple[Settable, ...], Field(max_length=len(SETTABLE))] = SETTABLE
     labels: Annotated[dict[Label, Label], Field(default_factory=dict)]  # Labels of the device, by which rollouts and variants choose nodes.
@@ -88,7 +91,7 @@ class NodeSettings(FileSettings):
 
     # OpenTelemetry: URL to which spans of rollouts are sent by OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces. Empty sends none.
     # It needs the extra `otel`. docs/monitoring.md says what a span holds.
-    traces_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$", max_length=512)] = ""
+    traces_url: Annotated[str, Field(pattern=URL_PATTERN, max_length=512)] = ""
     traces_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # Share of a fleet's nodes that are traced; another one for each rollout.
     # What `/metrics` shows to a scraper on another machine: `health` leaves out counts of what was asked here, and what telemetry spent.
     remote_metrics: Literal["health", "all"] = "health"

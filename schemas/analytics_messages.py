@@ -7,7 +7,7 @@ from pydantic import Field
 from schemas.accuracy import About
 from schemas.document import Document, Since
 from schemas.limits import FINDINGS_MAX, MIB, SIGNALS_MAX
-from schemas.names import Cohort, FleetName, ModelName, Version
+from schemas.names import HEX_32_PATTERN, Cohort, FleetName, ModelName, Version
 from schemas.quantities import Count, Seconds
 
 
@@ -127,7 +127,7 @@ class Alert(Document):
     # Name of the person or program whose act it follows: who last acted on the rollout that halted, or forgot the node that still speaks.
     actor: Annotated[str | None, Field(max_length=64), Since(1)] = None
     # Id of the rollout that halted, as logs, traces and `rollout status --json` have it.
-    rollout: Annotated[str | None, Field(pattern=r"^[0-9a-f]{32}$"), Since(2)] = None
+    rollout: Annotated[str | None, Field(pattern=HEX_32_PATTERN), Since(2)] = None
 
 
 class Found(Document):

@@ -17,6 +17,7 @@ from schemas.decoding_cost import is_msgpack_bounded
 from schemas.document import Document
 from schemas.errors import Code, Refused
 from schemas.known_fields import known, minor_of, shape_of
+from schemas.patterns import reason_of
 
 SCHEMA_KEY = "@"  # It sorts before every field name.
 MINOR_KEY = "@."  # It sorts behind the schema's, and is left out when the minor version is 0.
@@ -84,7 +85,7 @@ def _validate(kind: type[D], fields: dict[str, Any]) -> D:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        what = f"{kind.schema_name}: {where}: {first['msg']}"
+        what = f"{kind.schema_name}: {where}: {reason_of(first)}"
         if first["type"] == "extra_forbidden":
             what = f"{kind.schema_name}: the field {where} is not known here; if the sender is newer, upgrade fleetcast at the receiver"
         raise Refused(Code.SCHEMA_MALFORMED, what) from None

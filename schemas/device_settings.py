@@ -7,18 +7,20 @@ from pydantic import Field
 from schemas import limits
 from schemas.document import Document, Fact, Since
 from schemas.names import Cohort, Digest, Label, NodeId
+from schemas.patterns import in_words
 from schemas.quantities import Count, Seconds
 
 Settable = Literal["labels", "cohort", "budgets", "telemetry"]
 SETTABLE: Final[tuple[Settable, ...]] = ("labels", "cohort", "budgets", "telemetry")
 _CLOCK = r"(([01]?[0-9]|2[0-3]):[0-5][0-9]|24:00)"
+HOURS_PATTERN: Final = in_words(rf"^{_CLOCK}-{_CLOCK}$", "span of hours", "hours such as 22:00-05:00")
 
 
 class LinkBudget(Fact):
     """Limit what one class of link is used for; a field that is left out sets nothing."""
 
     bytes_day_max: Count | None = None
-    hours: Annotated[str, Field(max_length=16, pattern=rf"^{_CLOCK}-{_CLOCK}$")] | None = None  # Such as 22:00-05:00.
+    hours: Annotated[str, Field(max_length=16, pattern=HOURS_PATTERN)] | None = None  # Such as 22:00-05:00.
     full_download: bool | None = None
 
 

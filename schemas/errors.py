@@ -130,6 +130,7 @@ class Code(StrEnum):
     NODE_DUPLICATE = "node.duplicate"
     HUB_RUNNING = "hub.running"
     HUB_DUPLICATE = "hub.duplicate"
+    BROKER_SHARED = "broker.shared"
     SHARD_GAP = "shard.gap"
     SHARD_OVERLAP = "shard.overlap"
     ROLE_MISSING = "role.missing"

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Literal
 
 from schemas.errors import Code, Refused
-from schemas.names import check_name
+from schemas.names import check_name, is_name
 
 ROOT = "fleetcast/v1"
 LEVELS_MAX = 8  # AWS allows 7 slashes.
@@ -121,6 +121,12 @@ class Topics:
     def filter(self, kind: str) -> str:
         """Return the subscription that matches every topic of a kind."""
         return self.prefix + "/".join("+" if level.startswith("{") else level for level in _PATTERNS[kind])
+
+    def other_fleet(self, topic: str) -> str:
+        """Return the name of another fleet whose topic this is; "" where it is of this fleet, or of none."""
+        root, _, rest = topic.partition(f"{ROOT}/")
+        fleet = rest.partition("/")[0]
+        return fleet if not root and fleet != self.fleet and is_name(fleet) else ""
 
     def parse(self, topic: str) -> Address:
         """Return the row of the table that a topic belongs to, and its varying levels.

@@ -14,6 +14,7 @@ import click
 
 from fleetcast.cli.errors import Ended
 from fleetcast.cli.terminal_text import plain
+from fleetcast.sentence_end import ended
 from schemas.errors import Unreachable
 
 if TYPE_CHECKING:  # pydantic takes a tenth of a second to import, and --help does without
@@ -118,7 +119,7 @@ def _follow(command: Callable[[], Any]) -> None:
             if last is None:
                 raise
             if not is_lost:
-                click.echo(plain(f"Waiting for an answer: {error}. It is shown again when there is one."), err=True)
+                click.echo(plain(f"Waiting for an answer: {ended(str(error))} It is shown again when there is one."), err=True)
             is_lost = True
         else:
             if is_screen:

@@ -10,6 +10,7 @@ from html import escape
 from typing import Any, Self
 
 from fleetcast.cli.terminal_text import plain
+from fleetcast.counted import counted
 from fleetcast.fleets.tables import Table, in_cell
 
 Row = Mapping[str, Any]
@@ -199,7 +200,7 @@ class Plan(Shown):
             ),
             nodes_by_variant={one["variant"]: one["nodes"] for one in row["variants"]},
             first_install_bytes={one["variant"]: one["bytes"] for one in row["first_install"]},
-            breaks=tuple(f"{one['version']} on {one['nodes']} nodes: {'; '.join(one['differences'])}" for one in row["breaks"]),
+            breaks=tuple(f"{one['version']} on {counted(one['nodes'], 'node')}: {'; '.join(one['differences'])}" for one in row["breaks"]),
             moves=tuple(f"from {one['from'] or 'none'}: {', '.join(one['nodes'])}" for one in row["changes"]),
             drift=row["drift"]["text"],
             notes=tuple(row["notes"]),

@@ -10,6 +10,7 @@ import click
 
 from fleetcast.cli.terminal_text import plain
 from fleetcast.counted import counted
+from fleetcast.sentence_end import ended
 from hub.cli.blueprint_output import difference, show_plan
 from hub.cli.diff import insist_options
 from hub.cli.errors import Ended, Exit
@@ -58,7 +59,9 @@ def apply(file: Path | None, revision: int | None, auto_approve: bool, directory
     try:
         applied, changes = found.apply(_report)
     except Unreachable as error:
-        raise Unreachable(f"{error}. What was changed is changed, and the hub may go on: apply again, which makes what is left") from None
+        raise Unreachable(
+            f"{ended(str(error))} What was changed is changed, and the hub may go on: apply again, which makes what is left"
+        ) from None
     found.close()
     if as_json:
         click.echo(json.dumps({**row, "state": "applied", "revision": applied}, indent=2))

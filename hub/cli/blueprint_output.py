@@ -141,7 +141,7 @@ def show_plan(found: Mapping[str, Any], *, err: bool) -> None:
         has_one = group["nodes"] == 1
         goes = f"{counted(group['nodes'], 'node')} {'goes' if has_one else 'go'} from {group['from'] or 'no release'} to {group['to']}"
         unfit = f"; {counted(group['unfit'], 'node')} cannot take it" if group["unfit"] else ""
-        fetches = f"{'fetches' if has_one else 'fetch'} {group['bytes']} bytes"
+        fetches = f"{'fetches' if has_one else 'fetch'} {counted(group['bytes'], 'byte')}"
         click.echo(plain(f"{group['model']}: {goes}, and {fetches}{unfit}"), err=err)
     for sentence in found["terms"][:CHANGES_SHOWN]:
         click.echo(plain(f"  not applied: terms of {sentence}"), err=err)
@@ -149,7 +149,9 @@ def show_plan(found: Mapping[str, Any], *, err: bool) -> None:
         click.echo(plain(f"note: {note}"), err=True)
     if changes:
         nodes = sum(group["nodes"] for group in moved)
-        click.echo(f"{counted(len(changes), 'change')}, {counted(nodes, 'node')} moved, {found['bytes']} bytes to fetch.", err=err)
+        click.echo(
+            f"{counted(len(changes), 'change')}, {counted(nodes, 'node')} moved, {counted(found['bytes'], 'byte')} to fetch.", err=err
+        )
     elif found["terms"]:
         click.echo("Nothing will be changed: the terms above count from the next release on.", err=err)
     else:

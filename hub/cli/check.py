@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import ValidationError
 
+from fleetcast.counted import counted
 from fleetcast.toml_text import parse_toml
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import dir_option, json_option, open_store, show, split
@@ -35,6 +36,7 @@ from schemas.errors import Code, Refused, mismatch
 from schemas.limits import MIB
 from schemas.manifest import Manifest
 from schemas.names import sha256
+from schemas.patterns import reason_of
 
 if TYPE_CHECKING:
     from hub.publish.builder import BuiltRelease
@@ -138,7 +140,7 @@ def _profile(path: Path, name: str, table: object) -> DeviceProfile:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, (name, *first["loc"])))
-        raise Refused(Code.SETTINGS_INVALID, f"{path}: {where}: {first['msg']}") from None
+        raise Refused(Code.SETTINGS_INVALID, f"{path}: {where}: {reason_of(first)}") from None
 
 
 @contextmanager
@@ -262,7 +264,7 @@ def _show(candidate: Candidate, results: Sequence[Result], *, as_json: bool, bro
         if not row["passed"]:
             click.echo(f"{row['profile']}: {row['reason']} [{row['code']}]")
         elif row["cores_used"] < row["cores"]:
-            click.echo(f"{row['profile']}: has {row['cores']} cores, this machine {row['cores_used']}")
+            click.echo(f"{row['profile']}: has {counted(row['cores'], 'core')}, this machine {row['cores_used']}")
     if any(row["slowdown"] != 1 and row["load_ms"] is not None for row in rows):
         slowdowns = ", ".join(f"{row['profile']} {row['slowdown']:g}" for row in rows)
         click.echo(f"Times are estimates: measured here, and multiplied by each profile's slowdown ({slowdowns}).")

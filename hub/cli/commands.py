@@ -12,6 +12,7 @@ VERBS = {
     "access-list": Verb("access_list:access_list", "Print the access list of the fleet's broker, for mosquitto."),
     "apply": Verb("apply:apply", "Make the fleet what a blueprint says."),
     "blueprint": Verb("blueprint:blueprint", "Write a blueprint of what is now, to begin with one."),
+    "bytes": Verb("bytes_paid:bytes_paid", "Sum up the bytes that nodes have fetched on a day."),
     "ca": Verb("ca:ca", "Issue certificates to brokers, hubs and consumers."),
     "check": Verb("check:check", "Activate a release as each profile's nodes would."),
     "completion": Verb("completion:completion", "Print a completion script for a shell."),

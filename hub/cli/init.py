@@ -110,6 +110,8 @@ def init(
     settings = [f'fleet = "{fleet}"', f"cohort_nodes_min = {cohort_nodes_min}"]
     if broker_url:
         settings.append(f"broker_url = {json.dumps(broker_url)}")
+        if BrokerUrl.parse(broker_url).is_anonymous:
+            settings.append("client_id_has_fleet = true")
     if hub_url:
         settings += [f'enrolment_listen = "0.0.0.0:{_port(hub_url)}"', f"enrolment_url = {json.dumps(hub_url)}"]
     if database_url:

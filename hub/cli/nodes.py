@@ -12,6 +12,7 @@ import click
 
 from fleetcast.cli.list_choice import choice, list_options
 from fleetcast.cli.terminal_text import plain
+from fleetcast.counted import counted
 from hub.cli.node_settings import label, set_, settings
 from hub.cli.options import (
     ALL,
@@ -220,13 +221,12 @@ def _show_nodes(listing: Listing, software: Mapping[str, str], findings: Mapping
         mixed = builds(software.items(), which=which)
         for line in [*shortened(lines, mend="`fleetcast nodes --json` has all of them"), *([mixed] if mixed else [])]:
             click.echo(plain(line))
+        shown = f"{len(rows)} of {counted(of, 'node')} {'is' if len(rows) == 1 else 'are'} shown"
         if is_more and choice().sort:
-            click.echo(f"{len(rows)} of {of} nodes are shown; --limit shows more", err=True)
+            click.echo(f"{shown}; --limit shows more", err=True)
         elif is_more:
             same = f" --where {shlex.quote(where)}" if where is not None else ""
-            click.echo(
-                plain(f"{len(rows)} of {of} nodes are shown; the next: fleetcast nodes list{same} --after {rows[-1]['node']}"), err=True
-            )
+            click.echo(plain(f"{shown}; the next: fleetcast nodes list{same} --after {rows[-1]['node']}"), err=True)
     if not as_json:
         for name, until in sorted(listing.waiting.items()):
             click.echo(f"{name} waits for new hardware until {moment(until)}.", err=True)
@@ -381,4 +381,5 @@ def _setting(one: Mapping[str, Any]) -> str:
 
 def _in_words(one: dict[str, Any]) -> str:
     busy = "" if one["state"] == "active" else f" ({one['state']} {one['target_version'] or ''}{' ' + one['code'] if one['code'] else ''})"
-    return f"{one['model']}@{one['serving_version'] or '-'}{busy}"
+    since = f" by its last receipt, and reports {one['reported_version']}" if one.get("reported_version") else ""
+    return f"{one['model']}@{one['serving_version'] or '-'}{since}{busy}"

@@ -9,6 +9,7 @@ import click
 
 from fleetcast.backoff import Backoff
 from fleetcast.cli.terminal_text import plain
+from fleetcast.sentence_end import ended
 from schemas.errors import Unreachable
 
 T = TypeVar("T")
@@ -50,7 +51,7 @@ class Patience:
         if not self._was_there:
             raise error
         if not self.reason:
-            click.echo(plain(f"Waiting for an answer: {error}.{f' {self._meanwhile}' if self._meanwhile else ''}"), err=True)
+            click.echo(plain(f"Waiting for an answer: {ended(str(error))}{f' {self._meanwhile}' if self._meanwhile else ''}"), err=True)
         self.reason = str(error)
         pause = self._wait.wait_seconds(random.random())  # spreads clients in time
         self._wait = self._wait.doubled()

@@ -10,6 +10,7 @@ import click
 
 from fleetcast.cli.list_choice import choice, list_options
 from fleetcast.cli.terminal_text import plain
+from fleetcast.counted import counted
 from hub.cli.key_values import read_pairs
 from hub.cli.options import NOT_EMPTY, dir_option, json_option, opened, show, split
 from hub.cli.remote import remote
@@ -106,11 +107,12 @@ def _print(result: Mapping[str, Any], *, none_fits: str) -> None:
     if len(result["variants"]) > 1:
         click.echo()
         show(result["variants"], ["variant", "nodes", "fetches"], as_json=False, empty="")
-    click.echo(f"In all {result['bytes_planned']} bytes to fetch, {result['bytes_reused']} are there already.")
+    there = f"{result['bytes_reused']} {'is' if result['bytes_reused'] == 1 else 'are'} there already"
+    click.echo(f"In all {counted(result['bytes_planned'], 'byte')} to fetch, {there}.")
     if result["drift"]["cohorts"]:
         click.echo(f"D{result['drift']['text'][1:]}.")
     for one in result["first_install"]:
-        click.echo(f"A device that has nothing yet fetches {one['bytes']} bytes (variant {one['variant']}).")
+        click.echo(f"A device that has nothing yet fetches {counted(one['bytes'], 'byte')} (variant {one['variant']}).")
     for one in result["breaks"]:
         click.echo(f"Programs that use {one['version']}, which {one['nodes']} of the nodes serve, would not work with it:")
         click.echo(f"  {'; '.join(one['differences'])}. `fleetcast rollout start` needs --breaking.")
@@ -126,11 +128,14 @@ def _print(result: Mapping[str, Any], *, none_fits: str) -> None:
 def ledger(release: str, directory: Path, as_json: bool) -> None:
     """Show the bytes that a release has cost each node.
 
-    Payload bytes: planned = received + reused + missing. Wasted bytes (sent twice, or damaged) come on top.
+    Payload bytes since the node first took the release: planned = received + reused + missing. Wasted bytes (sent twice, or damaged) come
+    on top. The state is true now: `serving`; `served`, where the node serves another release now, or none; `rolled_back`, where it went
+    back by itself; or the step of a transfer that is under way.
 
     \b
     Examples:
       fleetcast ledger delay@1.2.0
+      fleetcast ledger delay@1.2.0 --where state=serving
       fleetcast ledger delay@1.2.0 --json
     """
     model, version = split(release)

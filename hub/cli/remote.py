@@ -19,6 +19,7 @@ COMMANDS = frozenset(
     {
         "apply",
         "blueprint",
+        "bytes",
         "deploy list",
         "deploy remove",
         "deploy set",

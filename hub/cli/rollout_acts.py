@@ -32,12 +32,12 @@ def rollout_of(hub: "HubClient", model: str, deployment: str | None, *, to_go_ba
     """
     rows = {str(row["deployment"]): row for row in hub.rollouts(model)}
     names = ", ".join(rows)
-    if not rows:
-        raise Refused(Code.ROLLOUT_INVALID, f"there is no rollout of {model}")
     if deployment is not None:
         if deployment not in rows:
-            raise Refused(Code.ROLLOUT_INVALID, f"there is no deployment {deployment} of {model}; there are {names}")
+            raise Refused(Code.REQUEST_UNKNOWN, f"there is no deployment {deployment} of {model}; there are {names or 'none'}")
         return rows[deployment]
+    if not rows:
+        raise Refused(Code.ROLLOUT_INVALID, f"there is no rollout of {model}")
     if len(rows) == 1:
         return next(iter(rows.values()))
     moving = any(row["state"] in {"running", "halted"} for name, row in rows.items() if name != DEFAULT)

@@ -94,6 +94,10 @@ class HubClient:
         """List what a release has cost each node in bytes."""
         return self.rows(f"/models/{_part(model)}/releases/{_part(version)}/bytes")
 
+    def day_bytes(self, day: str, by: str) -> Row:
+        """Sum up what nodes have fetched on a day."""
+        return _row(self.connection.request("GET", "/bytes", query={"day": day, "by": by}))
+
     def deployments(self, model: str) -> list[Row]:
         """List the deployments of a model, in the order in which they decide."""
         return list(self.rows(f"/models/{_part(model)}/deployments", pages=False))

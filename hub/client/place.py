@@ -47,7 +47,7 @@ def place_of(
     if token is None:
         if not token_file:
             mend = f"put it into a file that {TOKEN_FILE_VARIABLE} names, or into {TOKEN_VARIABLE}; `fleetcast tokens make` makes one"
-            raise Refused(Code.REQUEST_TOKEN, f"the hub at {checked} asks for a token, and none was given: {mend}")
+            raise Refused(Code.REQUEST_TOKEN, f"no token is given for the hub at {checked}: {mend}")
         token = _first_line(Path(token_file))
     token = token.strip()
     if not (0 < len(token) <= TOKEN_CHARACTERS_MAX and token.isascii() and token.isprintable() and " " not in token):

@@ -71,7 +71,7 @@ class Leadership:
         self._beat_at = float("-inf")
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._lost = "it was stopped, or cut off from the database"
+        self._why = ""  # Why this process gave the lead away, where it did so itself.
         self.term = 0
         self.clock_differs = 0.0  # Seconds that this machine's clock is ahead of the database's, as of the last beat.
 
@@ -115,7 +115,10 @@ class Leadership:
             Deposed: it does not, or not surely.
         """
         if not self.leads:
-            raise Deposed(f"{self._holder} no longer leads this fleet (term {self.term}): {self._lost}")
+            why = self._why or f"it was stopped, or the database did not answer, for more than {SURE_SECONDS:.0f} s"
+            raise Deposed(
+                f"{self._holder} ends, and no longer leads this fleet (term {self.term}): {why}; start it again, and it stands by"
+            )
 
     def fence(self, db: Connection) -> None:
         """Keep the term for as long as this transaction lasts.
@@ -128,8 +131,8 @@ class Leadership:
             raise Deposed(f"{self._holder} led this fleet in term {self.term}, and another leads in term {term}: nothing was signed")
 
     def resign(self, why: str = "") -> None:
-        """Let another lead; `why` is what `check` says from then on."""
-        self._lost = why or self._lost
+        """Let another lead, and keep why."""
+        self._why = self._why or why
         self._stop.set()
         if self._thread is not None:
             self._thread.join(BEAT_SECONDS * 5)
@@ -144,7 +147,9 @@ class Leadership:
                 if self._compare_clocks(session) != pid:
                     raise Unreachable("the session that held the lead was replaced")  # with all other ends of it
             except Exception as error:
-                log.error("leadership.lost", holder=self._holder, term=self.term, reason=str(error).splitlines()[0])
+                reason = str(error).splitlines()[0]
+                log.error("leadership.lost", holder=self._holder, term=self.term, reason=reason)
+                self._why = f"the lead is held by a connection to the database, and that has ended ({reason})"
                 self._session = None
                 return
             self._beat_at = began

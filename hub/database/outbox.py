@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
+from fleetcast.counted import counted
 from hub.core.floods.fair_places import surplus
 from hub.database.connection import Database
 from hub.database.postgresql import wait_for_writers
@@ -93,7 +94,7 @@ class Outbox:
             for at in range(0, len(gone), PAGE):
                 self._end(db, name, [row.alert for row in gone[at : at + PAGE]], delivered=False)
             kinds = Counter(row.kind for row in gone)
-            text = f"{name}: {len(gone)} alerts given up, more than {WAITING_MAX} wait for it"
+            text = f"{name}: {counted(len(gone), 'alert')} given up, more than {WAITING_MAX} wait for it"
             self._event(db, text, {"receiver": name, "kinds": dict(kinds)})
 
     def due(self, name: str, limit: int = PAGE) -> list[Delivery]:

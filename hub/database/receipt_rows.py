@@ -83,6 +83,13 @@ class ReceiptRows(Part):
             query = query.where(tables.receipts.c.node == node)
         return self._rows(ReceiptRow, query.limit(limit))
 
+    def receipt_before(self, row: ReceiptRow) -> ReceiptRow | None:
+        """Return the receipt of the same node about the same release that came before this one; None where there is none."""
+        older = (_TABLE.c.epoch < row.epoch) | ((_TABLE.c.epoch == row.epoch) & (_TABLE.c.sequence < row.sequence))
+        query = select(_TABLE).where(_TABLE.c.node == row.node, _TABLE.c.digest == row.digest, older)
+        found = self._rows(ReceiptRow, query.order_by(_TABLE.c.epoch.desc(), _TABLE.c.sequence.desc()).limit(1))
+        return found[0] if found else None
+
     def add_early_receipts(self, receipts: Sequence[tuple[str, bytes]], *, at_most: int) -> int:
         """Keep receipts, by node, until their nodes' keys are known; return how many, for `at_most` may wait at a time."""
         if not receipts:

@@ -5,6 +5,7 @@ from typing import Final
 
 from sqlalchemy import select
 
+from fleetcast.counted import counted
 from hub.database.connection import Database
 from hub.database.tables import deliveries, receivers
 from schemas.analytics_messages import Alert
@@ -43,7 +44,8 @@ def deliveries_of(database: Database, numbers: Sequence[int]) -> dict[int, list[
         for receiver, cursor in known:
             attempts = waiting.get((receiver, number))
             if attempts is not None:
-                found.setdefault(number, []).append(f"{receiver}: on its way{f', {attempts} tries failed' if attempts else ''}")
+                failed = f", {counted(attempts, 'attempt')} failed" if attempts else ""
+                found.setdefault(number, []).append(f"{receiver}: on its way{failed}")
             elif number <= cursor:
                 found.setdefault(number, []).append(f"{receiver}: looked at")
             else:

@@ -23,6 +23,7 @@ from hub.core.rollouts.predecessors import predecessors
 from hub.database.blueprint_rows import BlueprintRow, Blueprints
 from hub.database.connection import HUB_ACTOR
 from hub.database.enrolments import Enrolments
+from hub.database.node_commands import NodeCommands
 from hub.database.rows import EventRow
 from hub.operations.deployed import check_minimum, check_moves, model_of, release_of, serving_of, states_of, unpassed_checks
 from hub.operations.moments import iso, written
@@ -305,8 +306,34 @@ def as_row(fleet: OpenedFleet, found: Plan) -> dict[str, Any]:
     }
 
 
-def revision_row(one: BlueprintRow, *, in_force: bool) -> dict[str, Any]:
+def made_of(fleet: OpenedFleet, one: BlueprintRow) -> int:
+    """Return how many changes of the revision in force are made: all that are no difference any more.
+
+    The hub may have obeyed what an apply that was cut off has left in its queue, and nobody has counted that.
+    """
+    if one.state == "applied":
+        return one.done
+    try:
+        left = len(plan(fleet, of_revision(fleet, one.revision)).planned)
+    except Refused:  # It cannot be compared any more.
+        return one.done
+    return max(one.done, one.changes - left)
+
+
+def queued_of(fleet: OpenedFleet, one: BlueprintRow) -> int:
+    """Return how many changes of the revision in force wait for the hub: an apply that was cut off left them in its queue."""
+    if one.state == "applied":
+        return 0
+    nodes = NodeCommands(fleet.store.database).oldest_open()
+    waiting = [command.actor for command in fleet.store.open_commands() if command.at >= one.at]
+    waiting += [nodes.actor] if nodes is not None else []
+    return sum(actor in one.actors for actor in waiting)
+
+
+def revision_row(fleet: OpenedFleet, one: BlueprintRow, *, in_force: bool) -> dict[str, Any]:
     """Return a revision for a table or for a script."""
+    done = made_of(fleet, one) if in_force else one.done
+    queued = min(queued_of(fleet, one), one.changes - done) if in_force else 0
     what = f"revision {one.same_as} again" if one.same_as is not None else ""
     return {
         "revision": one.revision,
@@ -314,7 +341,7 @@ def revision_row(one: BlueprintRow, *, in_force: bool) -> dict[str, Any]:
         "actor": one.actor,
         "state": one.state if one.state != "applying" else "cut off",
         "in_force": in_force,
-        "changes": f"{one.done} of {one.changes}",
+        "changes": f"{done} of {one.changes}{f', {queued} queued' if queued else ''}",
         "what": "; ".join(part for part in (what, one.reason) if part),
     }
 
@@ -322,7 +349,7 @@ def revision_row(one: BlueprintRow, *, in_force: bool) -> dict[str, Any]:
 def revision_rows(fleet: OpenedFleet, limit: int) -> list[dict[str, Any]]:
     """Return the revisions of the blueprint, the newest first."""
     found = Blueprints(fleet.store.database).page(limit)
-    return [revision_row(one, in_force=number == 0) for number, one in enumerate(found)]
+    return [revision_row(fleet, one, in_force=number == 0) for number, one in enumerate(found)]
 
 
 def drift_of(fleet: OpenedFleet) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from hub.core.blueprint.changes import Change, SettingsChanged
 from hub.core.nodes.device_settings import Chosen, merged
 from hub.database.blueprint_rows import BlueprintRow, Blueprints
 from hub.database.node_commands import NodeCommands
-from hub.operations.blueprint import Options, Plan, plan
+from hub.operations.blueprint import Options, Plan, made_of, plan
 from hub.operations.blueprint_lock import alone
 from hub.operations.deployed import model_of
 from hub.operations.node_changes import document_of
@@ -113,6 +113,8 @@ class _Applying:
             return Applied(in_force.revision, 0)
         same_as = same.revision if same is not None and same != in_force else None
         try:
+            if in_force is not None and (of_before := made_of(self._fleet, in_force)) != in_force.done:
+                self._blueprints.count(in_force.revision, of_before)  # From here on another one is compared with the fleet.
             self._revision = self._blueprints.begin(self._plan.written.text, left=len(changes), same_as=same_as)
         except Refused as refused:
             raise Refused(refused.code, f"{refused.reason} (nothing was changed)") from None

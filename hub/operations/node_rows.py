@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+from hub.core.rollouts.overtaken import reported_instead
 from hub.database.rows import NodeMarks, NodeRow, ReceiptRow
 from schemas import codec
 from schemas.receipt import Receipt, SealedReceipt
@@ -38,7 +39,7 @@ def node_row(
         "findings": [one.model_dump() for one in findings],
         "rho_spent_today": round(state.telemetry.rho_spent, 4) if state.telemetry and state.telemetry.rho_spent else None,
         "rho_day_max": state.telemetry.rho_day_max if state.telemetry else None,
-        "models": [_model_row(slot, serving.get((row.node, slot.model))) for slot in state.slots],
+        "models": [_model_row(slot, serving.get((row.node, slot.model)), at=state.at) for slot in state.slots],
     }
 
 
@@ -47,11 +48,13 @@ def moment(at: int) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat()
 
 
-def _model_row(slot: Slot, serving: ReceiptRow | None) -> dict[str, Any]:
+def _model_row(slot: Slot, serving: ReceiptRow | None, *, at: int) -> dict[str, Any]:
+    other = reported_instead(slot, digest=serving.digest, since=serving.since or serving.at, at=at) if serving is not None else ""
     return {
         "model": slot.model,
         "serving_version": serving.version if serving else None,  # by receipt, not by what the state claims
         "serving_digest": serving.digest.hex() if serving and serving.digest else None,
+        "reported_version": other or None,  # where the state has overtaken the last receipt
         "state": slot.state,
         "target_version": slot.target_version,
         "code": slot.code,

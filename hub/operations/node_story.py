@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from hub.core.delivery.receipt_counts import Counts
 from hub.core.rollouts.fleet import Node
 from hub.database.rows import ReceiptRow
+from hub.database.store import Store
 from hub.operations.node_changes import document_of
 from hub.operations.opened_fleet import OpenedFleet
 from schemas import codec
@@ -15,6 +17,8 @@ from schemas.state import Slot
 
 STEPS: Final = ("wanted", "fetched", "tested", "shadow", "probation", "serving")
 SITES_OWN: Final = "file of its site"
+USUAL_COHORT: Final = "default"  # By `cohort` in docs/configuration.md.
+USUAL: Final = "as usual"  # What a node has where neither its file nor the hub says anything.
 # Steps that a slot in this state has behind it.
 _DONE: Final = {"idle": 0, "out_of_budget": 1, "fetching": 1, "staged": 2, "testing": 2, "shadow": 3, "probation": 4, "active": 6}
 
@@ -31,6 +35,7 @@ class ReceiptLine:
     reason: str
     evidence: Evidence | None
     signer: str
+    moved: Counts  # Bytes since the receipt before it about the same release.
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +56,19 @@ class Setting:
     source: str
 
 
-def receipt_lines(rows: Sequence[ReceiptRow], public_key: bytes) -> list[ReceiptLine]:
-    """Return the lines of a node's receipts."""
+def receipt_lines(store: Store, rows: Sequence[ReceiptRow], public_key: bytes) -> list[ReceiptLine]:
+    """Return the lines of a node's receipts, which are given the newest first."""
     signer = sha256(public_key).hex()[:8] if public_key else ""
-    return [
-        ReceiptLine(row.received_at, row.outcome, row.model or "", row.version or "", row.code, row.reason, evidence_of(row), signer)
-        for row in rows
-    ]
+    found = []
+    for at, row in enumerate(rows):
+        evidence, moved = evidence_of(row), Counts()
+        if evidence is not None and row.digest is not None:
+            before = next((one for one in rows[at + 1 :] if one.digest == row.digest), None) or store.receipt_before(row)
+            earlier = evidence_of(before) if before is not None else None
+            moved = Counts.of(evidence).since(Counts.of(earlier) if earlier is not None else None)
+        line = ReceiptLine(row.received_at, row.outcome, row.model or "", row.version or "", row.code, row.reason, evidence, signer, moved)
+        found.append(line)
+    return found
 
 
 def evidence_of(row: ReceiptRow) -> Evidence | None:
@@ -86,12 +97,17 @@ def settings_of(fleet: OpenedFleet, node: Node) -> list[Setting]:
     state, ignored = node.state, set(node.state.settings.ignored) if node.state.settings is not None else set()
     said = set(document.model_dump(exclude_none=True)) - ignored if document is not None else set()
     labels = " ".join(f"{key}={value}" for key, value in sorted(node.labels.items()))
-    found = [Setting("labels", labels or "none", "hub" if "labels" in said else SITES_OWN)]
-    found.append(Setting("cohort", state.cohort or "default", "hub" if "cohort" in said else SITES_OWN))
+
+    def who(name: str, *, is_usual: bool) -> str:
+        return "hub" if name in said else USUAL if is_usual else SITES_OWN
+
+    cohort, is_sent = state.cohort or USUAL_COHORT, state.telemetry is not None
+    found = [Setting("labels", labels or "none", who("labels", is_usual=not labels))]
+    found.append(Setting("cohort", cohort, who("cohort", is_usual=cohort == USUAL_COHORT)))
     if state.settings is not None and state.settings.display_name:
         found.append(Setting("display name", state.settings.display_name, "hub"))
-    found.append(Setting("telemetry", "on" if state.telemetry is not None else "off", "hub" if "telemetry" in said else SITES_OWN))
-    found.append(Setting("reports", f"every {node.report_seconds:g} s", "its own report" if state.report_seconds else "as usual"))
+    found.append(Setting("telemetry", "on" if is_sent else "off", who("telemetry", is_usual=is_sent)))
+    found.append(Setting("reports", f"every {node.report_seconds:g} s", "its own report" if state.report_seconds else USUAL))
     for slot in state.slots:
         for one in slot.parameters or ():
             source = {"release": "release", "rollout": "rollout", "site": SITES_OWN}[one.source]

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, get_args
 
@@ -63,7 +63,7 @@ def plan(
     place = deployments.place_of(present, wish, facts)
     changes, decides = deployments.taken(present, place, facts), deployments.nodes_of(present, place, facts)
     rows = [row for row in known if row.node in decides]
-    planned = [_plan_one(row, manifest, digest, holdings) for row in rows]
+    planned = [_plan_one(codec.decode(State, row.state), manifest, digest, holdings) for row in rows]
     fits = [one for one in planned if not one.refused]
     result = {
         "release": f"{model}@{wish.version}",
@@ -135,20 +135,41 @@ def _drift(rows: Sequence[NodeRow], manifest: Manifest, nodes_min: int) -> dict[
     }
 
 
-def _plan_one(row: NodeRow, manifest: Manifest, digest: bytes, holdings: NodeBlocks) -> _Planned:
-    state = codec.decode(State, row.state)
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Hold the payload bytes that nodes fetch of a release, and those of them that come over roaming links."""
+
+    total_bytes: int
+    roaming_bytes: int
+
+
+def fetched_by(fleet: OpenedFleet, model: str, version: str, states: Iterable[State]) -> Fetched:
+    """Return what these nodes fetch of a release, as `plan` reckons it for each of them.
+
+    Raises:
+        Refused: there is no such release.
+    """
+    document = fleet.repository.manifest(model, version)
+    manifest, digest = codec.decode(Manifest, document), sha256(document)
+    holdings = NodeBlocks(Releases(fleet.repository, fleet.blocks))
+    planned = [_plan_one(state, manifest, digest, holdings) for state in states]
+    costs = [(one.cost.fetched_bytes, one.link == "roaming") for one in planned if not one.refused]
+    return Fetched(sum(size for size, _ in costs), sum(size for size, is_roaming in costs if is_roaming))
+
+
+def _plan_one(state: State, manifest: Manifest, digest: bytes, holdings: NodeBlocks) -> _Planned:
     site = state.profile.labels.get("site", NO_SITE) if state.profile else NO_SITE
     runs = next((slot.serving_version or "-" for slot in state.slots if slot.model == manifest.model), "-")
     link = state.link or "free"
     if state.profile is None:
-        return _Planned(row.node, site, link, runs, "-", Cost({}, 0, 0), "it has not said what it is")
+        return _Planned(state.node, site, link, runs, "-", Cost({}, 0, 0), "it has not said what it is")
     try:
         variant = choose(manifest, state.profile).name
     except Refused as refusal:
-        return _Planned(row.node, site, link, runs, "-", Cost({}, 0, 0), refusal.reason)
+        return _Planned(state.node, site, link, runs, "-", Cost({}, 0, 0), refusal.reason)
     follows = any(slot.model == manifest.model and (slot.serving or slot.last_good) for slot in state.slots)
     held = holdings.releases_of(state)
-    return _Planned(row.node, site, link, runs, variant, holdings.cost_of(digest, variant, held, follows=follows))
+    return _Planned(state.node, site, link, runs, variant, holdings.cost_of(digest, variant, held, follows=follows))
 
 
 def _node_row(one: _Planned, speeds: Mapping[str, float]) -> dict[str, Any]:

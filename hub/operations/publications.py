@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from fleetcast import disk_room, durable
+from fleetcast.counted import counted
 from hub.core.publish.signature_compatibility import Signature, check_published, predecessor
 from hub.operations.opened_fleet import OpenedFleet, check_model
 from hub.publish.block_store import BlockStore
@@ -131,7 +132,7 @@ class Publications:
         if found.is_published:
             return found
         if found.missing:
-            reason = f"{len(found.missing)} payloads of {found.model}@{found.version} are missing: send them first"
+            reason = f"payloads of {found.model}@{found.version} are missing: first send {counted(len(found.missing), 'payload')}"
             raise Refused(Code.REQUEST_INVALID, reason)
         manifest = codec.decode(Manifest, found.document)
         if not breaking and (before := predecessor(found.version, repository.releases(found.model))) is not None:

@@ -124,7 +124,7 @@ def version_in_force(fleet: OpenedFleet, model: str, deployment: str | None, rel
         Refused: nothing is rolled out, or this release is not.
     """
     present = model_of(fleet.repository, model)
-    if not present.rollouts:
+    if not present.rollouts and deployment is None:
         raise Refused(Code.ROLLOUT_INVALID, f"there is no rollout of {model}: set values when it starts, with --set")
     progress = deployments.chosen(present, deployment)
     served = [one.release.version for one in core.in_force(progress.deployment)]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from fleetcast.counted import counted
 from fleetcast.litert_file import NoModel, keeps_variables, variable_operators_of
 from fleetcast.missing_libraries import missing_library
 from hub.core.publish import release as core
@@ -74,7 +75,7 @@ def check_gguf(path: Path) -> None:
     version, tensors = struct.unpack_from("<IQ", head, 4)
     if version not in GGUF_VERSIONS or not tensors:
         expected = f"version {' or '.join(map(str, GGUF_VERSIONS))} and some tensors"
-        raise mismatch(Code.MODEL_LOAD, f"{path}: GGUF", expected=expected, actual=f"version {version} and {tensors} tensors")
+        raise mismatch(Code.MODEL_LOAD, f"{path}: GGUF", expected=expected, actual=f"version {version} and {counted(tensors, 'tensor')}")
 
 
 def describe_tflite(path: Path, shapes: Mapping[str, Sequence[int]]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

@@ -33,6 +33,7 @@ from schemas.limits import (
 from schemas.manifest import Limits, Requirements, Tensor, Text
 from schemas.names import Label, ModelName, Version
 from schemas.parameters import Parameters
+from schemas.patterns import wrong_text
 from schemas.signals import Season
 
 BYTES_MAX = MIB  # A page of settings.
@@ -355,6 +356,8 @@ def _sentence(source: _Source, error: ValidationError) -> Refused:
         return mismatch(Code.SETTINGS_INVALID, f"{where}: {'.'.join(map(str, place))}", expected="a value", actual="none")
     if first["type"] == "value_error":
         return Refused(Code.SETTINGS_INVALID, f"{source.at(place)}: {'.'.join(map(str, place))}: {first['ctx']['error']}")
+    if (wrong := wrong_text(first)) is not None:
+        return Refused(Code.SETTINGS_INVALID, f"{source.at(place)}: {'.'.join(map(str, place))}: {wrong}")
     expected = re.sub(r"^(Input|Value|String|Tuple|Dictionary) should (be )?", "", first["msg"])
     return source.mismatch(place, expected=expected, actual=repr(first["input"])[:64])
 

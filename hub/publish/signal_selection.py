@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from fleetcast.counted import counted
 from hub.core.publish import release as core
 from hub.core.publish import signals
 from hub.core.publish.baseline import Times, build_baseline
@@ -112,7 +113,7 @@ def _uncalibrated(request: PublishRequest, known: signals.Model, rho: float, cou
     Raises:
         Refused: the request asks for own baselines, or for signals that need them.
     """
-    cost = f"rho {2 * rho:.4f} ({rho:.4f} for a window of {count} signals and as much for the baseline)"
+    cost = f"rho {2 * rho:.4f} ({rho:.4f} for a window of {counted(count, 'signal')} and as much for the baseline)"
     without = replace(known, calibrates=False)
     if request.calibrates_by_default and all(one.rows is not None for one in signals.declared(without, request.signals)[0]):
         found = _watched(replace(request, calibration_rows=None), without)

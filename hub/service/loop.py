@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from random import Random
-from typing import TypeVar
 
 import structlog
 
@@ -47,7 +46,7 @@ from hub.service.alerts.event_log import Notes
 from hub.service.alerts.flood_alerts import Floods
 from hub.service.broker import access_lists
 from hub.service.broker.embedded import OwnBroker
-from hub.service.broker.inbox import LANES, Inbox
+from hub.service.broker.inbox import LANES, Inbox, OtherFleet
 from hub.service.broker.mqtt import (
     NODE_KINDS,
     HubEvent,
@@ -59,13 +58,15 @@ from hub.service.broker.mqtt import (
     WantArrived,
     WindowArrived,
 )
+from hub.service.broker.shared_broker import SharedBroker, client_id_of
 from hub.service.broker.taken_over import TakenOver
+from hub.service.broker.taking import Taking
 from hub.service.delivery.announce import Signers
 from hub.service.delivery.online_keys import LoadKey
 from hub.service.enrol.enrolment_service import Enrolling
 from hub.service.folder_lock import locked
 from hub.service.metrics.hub_metrics import Counted, HubMetrics
-from hub.service.own_disk import OWN_DISK, OwnDisk
+from hub.service.own_disk import OwnDisk
 from hub.service.roles.clocks import FollowersClock, LeadersClock
 from hub.service.roles.controlling import Controlling
 from hub.service.roles.followed_nodes import FollowedNodes
@@ -77,6 +78,7 @@ from hub.service.roles.shared_parts import Common, Handle, Role
 from hub.service.rollouts.listening import ListeningClock
 from hub.service.rollouts.release_lookup import Releases
 from hub.service.rollouts.rollout_traces import RolloutTraces
+from hub.service.store_pauses import StorePauses
 from hub.settings import HubSettings
 from hub.signing.certificate_authority import Authority
 from hub.signing.tuf_repository import Repository
@@ -86,7 +88,6 @@ from schemas.limits import PACKET_BYTES_MAX
 from schemas.topics import Topics
 
 log = structlog.get_logger()
-E = TypeVar("E", WindowArrived, ReceiptArrived, StateArrived)
 
 TURN_SECONDS = 0.2  # how long the loop sleeps when nothing happens
 BATCH_WINDOWS = 1024  # become durable together
@@ -140,6 +141,7 @@ class Service:
         self._store = Store(place, clock=wall)
         self._store.create()
         self._file = DatabaseFile(place)
+        self._store_pauses = StorePauses(self._store.database, monotonic=monotonic, sleep=sleep, rng=self._rng)
         self._notes = Notes(self._store, publish=self._publish_insight, clock=wall, process=self._name)
         self._own_disk = OwnDisk(self._notes, publish=self._publish_insight, wall=wall, monotonic=monotonic)
         self._floods = Floods(self._notes, wall=wall, monotonic=monotonic)
@@ -154,13 +156,14 @@ class Service:
             inbox=self._inbox,
             tls=settings.tls,
             make_client=make_client,
-            client_id=settings.client_id,
+            client_id=client_id_of(directory, settings),
             may_announce=leadership.check if leadership is not None else lambda: None,
         )
         self._online = self._ever_online = False
         self._subscriptions = 0  # That the broker has yet to answer.
         self.web_url: str | None = None  # Address of the API, where one runs beside this.
         self._again, self._taken_over = Reconnection(RETRY), TakenOver(self._notes)
+        self._shared_broker = SharedBroker(directory, settings, link=self._link, notes=self._notes, wall=wall)
         self._packet_bytes_max, self._looked_at = PACKET_BYTES_MAX, float("-inf")
         fence = leadership.fence if leadership is not None else None
         self._repository, self._blocks = Repository(directory / "trust", fence=fence), open_blocks(directory, settings)
@@ -183,7 +186,8 @@ class Service:
             wake=self._inbox.wake,
         )
         self._make_roles(common, authority, signers, load_key)
-        self._handle_by = Handle(many=self._take_many, one=self._message)
+        taking = Taking(self._link, self._notes)
+        self._handle_by = Handle(many=taking.many, one=taking.one)
         self._metrics = HubMetrics(
             directory,
             settings,
@@ -373,6 +377,8 @@ class Service:
         """
         if self._leadership is not None:
             self._leadership.check()
+        if self._store_pauses.pauses():
+            return
         try:
             if self._broker is not None and self._broker.revive():
                 self._again.hurry()
@@ -384,9 +390,10 @@ class Service:
                 self._make_room()
             self._tick()
             self._own_disk.worked()
+            self._store_pauses.worked()
             self._metrics.tick(online=self._online)
         except Unreachable as error:
-            log.error("store.failed", reason=str(error))
+            self._store_pauses.failed(error)
             self._drop()
         except Refused as refusal:
             self._own_disk.refused(refusal)
@@ -411,7 +418,10 @@ class Service:
         self._floods.report(lost)
         self._gather()
         for event in self._inbox.events():
-            self._handle_all([self._link.parse(event)])
+            if isinstance(event, OtherFleet):
+                self._met(event)
+            else:
+                self._handle_all([self._link.parse(event)])
         found, full = 0, False
         for lane in LANES:
             until = self._monotonic() + LANE_SECONDS
@@ -493,36 +503,6 @@ class Service:
             case Published() | WantArrived() | OwnTopic() | PresenceArrived() | StateArrived() | ReceiptArrived() | WindowArrived():
                 pass  # taken already, by its role
 
-    def _message(self, message: Message, handle: Callable[[], None]) -> None:
-        """Handle, then acknowledge."""
-        try:
-            handle()
-        except Unreachable:
-            raise
-        except Refused as refusal:
-            if refusal.code in OWN_DISK:
-                raise  # nothing is wrong with the message
-            self._notes.refusal(refusal, message.topic)
-        except Exception:
-            log.exception("message.failed", topic=message.topic, bytes=len(message.payload))
-        self._link.ack(message)
-
-    def _take_many(self, events: Sequence[E], take: Callable[[Sequence[E]], None]) -> None:
-        try:
-            take(events)
-        except (Unreachable, Refused):
-            raise
-        except Exception:  # one of them is a bug of ours: the others must not suffer for it
-            log.exception("batch.failed", kind=type(events[0]).__name__, messages=len(events))
-            for event in events:
-                try:
-                    take([event])
-                except (Unreachable, Refused):
-                    raise
-                except Exception:
-                    log.exception("message.failed", topic=event.message.topic, bytes=len(event.message.payload))
-        self._link.ack_all(event.message for event in events)
-
     # The broker
 
     def _connect(self) -> None:
@@ -558,9 +538,15 @@ class Service:
         wait = self._again.ended(self._monotonic(), self._rng.random(), taken_over=event.taken_over)
         log.warning("broker.disconnected", reason=event.reason, again_seconds=round(wait, 1))
         if event.reason != DROPPED and (event.taken_over or self._again.short_in_a_row >= SHORT_CONNECTIONS_MIN):
-            self._taken_over.report(event, now=self._monotonic(), at=int(self._wall()))
+            self._taken_over.report(event, client_id=self._shared_broker.client_id, now=self._monotonic(), at=int(self._wall()))
         self._listening.disconnected()
         self._online = False
+
+    def _met(self, event: OtherFleet) -> None:
+        """Leave a session that another fleet's hub uses, too: at once, or for longer and longer where it is the only one to be had."""
+        if self._online:
+            moves = self._shared_broker.met(event.fleet, now=self._monotonic())
+            self._disconnected(Disconnected(DROPPED, taken_over=not moves))
 
     def _make_room(self) -> None:
         """Leave the broker to the other hub, with a word for it."""

@@ -20,11 +20,13 @@ from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import CanonicalJSONSerializer
 
 from fleetcast import disk_room, durable
+from fleetcast.counted import counted as number_of
 from hub.signing.signatures import add_signature
 from schemas.bundle import MINIMUM_FIELD, role_name
 from schemas.errors import Code, Refused
 from schemas.limits import ROOTS_MAX
 from schemas.names import sha256
+from schemas.patterns import reason_of
 
 OFFER_BYTES_MAX = 4 * 1024 * 1024  # A targets role with 1,000 models and a key for each has 400 KB.
 KIND = "fleetcast key offer"
@@ -137,7 +139,9 @@ class Offer:
                     left = ", ".join(one[:SHORT] for one in named.keyids if one not in valid) or "nobody"
                     of = f"{which} root holders" if role == "root" else f"{which} targets key"
                     need = named.threshold - len(valid)
-                    found[f"{role} ({which})"] = f"{len(valid)} of {named.threshold} signatures of the {of}; {need} more of {left}"
+                    found[f"{role} ({which})"] = (
+                        f"{len(valid)} of {number_of(named.threshold, 'signature')} of the {of}; {need} more of {left}"
+                    )
         return found
 
     def expires(self) -> datetime:
@@ -212,8 +216,8 @@ def read(path: Path) -> Offer:
         raise
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        wrong = f"{where}: {first['msg']}" if where else first["msg"]  # Text that is no JSON has no place.
+        where, reason = ".".join(map(str, first["loc"])), reason_of(first)
+        wrong = f"{where}: {reason}" if where else reason  # Text that is no JSON has no place.
         raise Refused(Code.SETTINGS_INVALID, f"{path} is no offer of keys: {wrong}") from None
     except (ValueError, KeyError, TypeError, AttributeError, DeserializationError, UnsignedMetadataError, RecursionError) as error:
         raise Refused(Code.SETTINGS_INVALID, f"{path} is no offer of keys: {type(error).__name__}: {error}"[:300]) from None

@@ -36,8 +36,10 @@ from hub.web.console.application import console
 from hub.web.event_stream import EventFeed, EventStream
 from hub.web.guard import Door, HostCheck, guarded
 from hub.web.roles import ROUTES, methods_of
+from schemas.patterns import in_words
 
 PREFIX: Final = "/api/v1"
+EVENT_PATTERN: Final = in_words(r"^\d{1,18}$", "id of an event", "a whole number")
 AT_ONCE_MAX: Final = 4  # Threads that read and write for requests, so that many requests do not take the hub's processor from it.
 SECURITY: Final = {"token": {"type": "http", "scheme": "bearer", "description": "A token of `fleetcast tokens make`."}}
 PROBLEM: Final[dict[str, Any]] = {"model": problems.Problem, "description": "What is wrong, and what mends it (RFC 9457)."}
@@ -127,7 +129,7 @@ def _own(app: FastAPI, door: Door, route_class: Any) -> APIRouter:
     )
     async def stream(
         request: Request,
-        last_event_id: Annotated[str | None, Header(max_length=20, pattern=r"^\d{1,18}$", description="Id of the last event seen.")] = None,
+        last_event_id: Annotated[str | None, Header(max_length=20, pattern=EVENT_PATTERN, description="Id of the last event seen.")] = None,
     ) -> Response:
         """Follow events by server-sent events: those behind Last-Event-ID, or new ones. It ends after an hour; come again with the id."""
         feed.check_room()

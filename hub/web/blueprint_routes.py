@@ -20,6 +20,8 @@ from hub.web.pages import cursor_of, ended, key_of
 from hub.web.parameters import WAIT_SECONDS, Cursor, Fleet, Limit, Wait
 from schemas.errors import Code, Refused
 from schemas.limits import BLUEPRINT_BYTES_MAX
+from schemas.names import SHA256_PATTERN
+from schemas.patterns import in_words
 
 LOOK_SECONDS: Final = 0.1
 YAML: Final = "application/yaml"  # RFC 9512
@@ -33,9 +35,10 @@ Breaking = Annotated[bool, Query(description="Go on even if programs would not w
 Supersede = Annotated[bool, Query(description="Begin rollouts even if another one of the deployment is left half-way.")]
 Again = Annotated[bool, Query(description="Begin rollouts once more from which nodes went back.")]
 Seen = Annotated[
-    str | None, Query(pattern="^[0-9a-f]{64}$", max_length=64, description="`seen` of a difference: make these changes, or none.")
+    str | None, Query(pattern=SHA256_PATTERN, max_length=64, description="`seen` of a difference: make these changes, or none.")
 ]
-Which = Annotated[str, Path(pattern="^[0-9a-f]{16}$", max_length=16, description="Id of the apply.")]
+APPLY_PATTERN = in_words("^[0-9a-f]{16}$", "id of an apply", "16 of 0-9 and a-f")
+Which = Annotated[str, Path(pattern=APPLY_PATTERN, max_length=16, description="Id of the apply.")]
 
 
 def router(route_class: type[APIRoute]) -> APIRouter:
@@ -62,7 +65,7 @@ def _reading(api: APIRouter) -> None:
         """List the blueprints that were applied, the newest first."""
         before = key_of(cursor, [int])[0] if cursor is not None else None
         found = Blueprints(fleet.store.database).page(limit + 1, before=before)
-        rows = [blueprint.revision_row(one, in_force=before is None and number == 0) for number, one in enumerate(found)]
+        rows = [blueprint.revision_row(fleet, one, in_force=before is None and number == 0) for number, one in enumerate(found)]
         return ended(rows, lambda row: cursor_of([row["revision"]]), limit=limit)
 
     @api.get("/blueprint/revisions/{revision}", response_model=BlueprintText, tags=["blueprint"])

@@ -9,14 +9,11 @@ from fastapi import APIRouter, Query, Request
 from fastapi.routing import APIRoute
 
 from hub.operations import csv_exports
-from hub.operations.byte_sums import By, of_day, sums
+from hub.operations.byte_sums import By, begin_of, of_day, sums
 from hub.operations.snapshot import Snapshots
 from hub.web.byte_documents import DayShown
 from hub.web.csv_answers import TABLE, Format, csv_answer, wants_csv
 from hub.web.parameters import Fleet
-from schemas.errors import Code, Refused
-
-FIRST = date(2000, 1, 1)
 
 
 def router(route_class: type[APIRoute], snapshots: Snapshots) -> APIRouter:
@@ -33,11 +30,8 @@ def router(route_class: type[APIRoute], snapshots: Snapshots) -> APIRouter:
     ) -> Any:
         """Sum up the bytes that nodes have received on a day, by their receipts, and today also by their reports."""
         now = int(time.time())
-        today = datetime.fromtimestamp(now, UTC).date()
-        chosen = day or today
-        if not FIRST <= chosen <= today:
-            raise Refused(Code.REQUEST_INVALID, f"day is a past day such as {today.isoformat()}, not {chosen.isoformat()}")
-        begin = int(datetime(chosen.year, chosen.month, chosen.day, tzinfo=UTC).timestamp())
+        begin = begin_of(day.isoformat() if day is not None else None, now)
+        chosen = datetime.fromtimestamp(begin, UTC).date()
         found = of_day(fleet.store.database, snapshots.get(fleet).seen.nodes, day=begin, now=now)
         if wants_csv(request, format):
             return csv_answer(csv_exports.bytes_of(found, chosen.isoformat(), by))

@@ -76,8 +76,6 @@ def router(route_class: type[APIRoute]) -> APIRouter:
 
         def work() -> Queued:
             check_model(fleet.repository, model)
-            if model_of(fleet.repository, model).get(deployment) is None:
-                raise Refused(Code.REQUEST_UNKNOWN, f"there is no deployment {deployment} of {model}")
             given = given_of({"name": deployment, "breaking": breaking, "supersede": supersede})
             return of_prepared(
                 rollouts.remove_deployment(fleet, model, read(commands.RemoveDeployment, given, serial_of(fleet, model, if_match)))

@@ -7,7 +7,7 @@ from pydantic import Field
 from hub.operations.replacing import COUNT_MAX, EXPIRES_DAYS_MAX
 from hub.web.documents import Asked, Shown
 from schemas import limits
-from schemas.names import Cohort, Label
+from schemas.names import SHA256_PATTERN, Cohort, Label
 
 HOURS_MAX = 720
 
@@ -44,7 +44,7 @@ class EnrolmentTokens(Shown):
 class ReplaceNode(Asked):
     """Let new hardware in by a node's name."""
 
-    fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$", max_length=64, description="SHA-256 of the device's key.")] | None = None
+    fingerprint: Annotated[str, Field(pattern=SHA256_PATTERN, max_length=64, description="SHA-256 of the device's key.")] | None = None
     hours: Annotated[int, Field(ge=1, le=HOURS_MAX, description="Time in which the new device must come.")] = 24
 
 

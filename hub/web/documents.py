@@ -430,6 +430,7 @@ class NodeModelShown(Shown):
     model: str
     serving_version: str | None
     serving_digest: str | None
+    reported_version: Annotated[str | None, Field(description="What it reports since in place of that, not signed yet.")] = None
     state: str
     target_version: str | None
     code: str

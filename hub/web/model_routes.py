@@ -48,7 +48,11 @@ def router(route_class: type[APIRoute]) -> APIRouter:
 
     @api.get("/models/{model}/releases/{version}/bytes", response_model=documents.Page[NodeBytes], tags=["bytes"])
     def bytes_of_release(fleet: Fleet, model: Name, version: VersionName, limit: Limit = 50, cursor: Cursor = None) -> Any:
-        """List what a release has cost each node, by name: planned is received, reused and missing; wasted comes on top."""
+        """List what a release has cost each node since it first took it, by name: planned is received, reused and missing.
+
+        Wasted bytes come on top. `state` is `serving` while the node serves the release, `served` once it serves another or none,
+        `rolled_back` where it went back by itself, or the step of a transfer that is under way.
+        """
         return page(release_bytes(fleet, model, version), lambda row: [row["node"]], limit=limit, cursor=cursor)
 
     return api

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.routing import APIRoute
 
+from fleetcast.counted import counted, verb
 from hub.core.nodes import device_settings
 from hub.operations import csv_exports, forgetting
 from hub.operations.node_changes import document_of, effect_of, effect_row, settings_row
@@ -119,6 +120,8 @@ def _settings(fleet: OpenedFleet, given: Mapping[str, Any]) -> Queued:
     if not (wish.labels or wish.unset or wish.budgets or any(getattr(wish, name) is not None for name in device_settings.SCALARS)):
         raise Refused(Code.SETTINGS_INVALID, "there is nothing to set: give at least one setting, or one in `unset`")
     effect = effect_of(fleet, wish)
-    notes = [f"this changes the settings of {len(effect.nodes)} of {effect.known} nodes"]
-    keep = [f"{len(effect.keep_labels)} nodes accept no labels from the hub, by their own files"] if effect.keep_labels else []
+    notes = [f"this changes the settings of {len(effect.nodes)} of {counted(effect.known, 'node')}"]
+    count = len(effect.keep_labels)
+    whose = "its own file" if count == 1 else "their own files"
+    keep = [f"{counted(count, 'node')} {verb(count, 'accept')} no labels from the hub, by {whose}"] if count else []
     return Queued("", wish, keep, notes)

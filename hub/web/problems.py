@@ -17,6 +17,7 @@ from fleetcast.error_help import MEANINGS
 from hub.core.blueprint.reading import InvalidBlueprint
 from schemas.errors import Code, Refused, Unreachable
 from schemas.limits import TEXT_MAX
+from schemas.patterns import reason_of
 
 log = structlog.get_logger()
 
@@ -183,7 +184,7 @@ def install(app: FastAPI, methods: Callable[[str], Sequence[str]]) -> None:
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101
-        found = [FieldProblem(where=_where(one), reason=str(one.get("msg", ""))[:TEXT_MAX]) for one in error.errors()[:ERRORS_MAX]]
+        found = [FieldProblem(where=_where(one), reason=reason_of(one)[:TEXT_MAX]) for one in error.errors()[:ERRORS_MAX]]
         first = "; ".join(f"{one.where}: {one.reason}" for one in found[:3])
         return answer(Code.REQUEST_INVALID, f"the request is not as the API describes it: {first}", errors=found)
 

@@ -23,6 +23,7 @@ from schemas import codec
 from schemas.bundle import role_name
 from schemas.errors import Code, Refused
 from schemas.limits import PAYLOAD_BYTES_MAX, TRUST_ROLE_BYTES_MAX
+from schemas.names import HEX_32_PATTERN, SHA256_PATTERN
 from schemas.state import State
 
 RAW: Final = "application/octet-stream"
@@ -31,8 +32,8 @@ KEPT_MAX: Final = 64  # Publications whose end is remembered.
 BINARY: Final[dict[str, Any]] = {"schema": {"type": "string", "format": "binary"}}
 TAKES_RAW: Final[dict[str, Any]] = {"requestBody": {"required": True, "content": {RAW: BINARY}}}
 GIVES_RAW: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {RAW: BINARY}, "description": "The bytes."}}
-Number = Annotated[str, Path(pattern="^[0-9a-f]{32}$", max_length=32, description="Id of the publication.")]
-Digest = Annotated[str, Path(pattern="^[0-9a-f]{64}$", max_length=64, description="SHA-256 of the payload.")]
+Number = Annotated[str, Path(pattern=HEX_32_PATTERN, max_length=32, description="Id of the publication.")]
+Digest = Annotated[str, Path(pattern=SHA256_PATTERN, max_length=64, description="SHA-256 of the payload.")]
 
 
 class _Finishing:

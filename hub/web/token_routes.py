@@ -9,6 +9,9 @@ from fastapi.routing import APIRoute
 from hub.operations import api_tokens
 from hub.web import documents
 from hub.web.parameters import Fleet
+from schemas.patterns import in_words
+
+TOKEN_PATTERN = in_words("^[0-9a-f]{8}$", "id of a token", "8 of 0-9 and a-f")
 
 
 def router(route_class: type[APIRoute]) -> APIRouter:
@@ -33,7 +36,7 @@ def router(route_class: type[APIRoute]) -> APIRouter:
         return {**api_tokens.row_of(row, int(time.time())), "token": text}
 
     @api.delete("/tokens/{token}", response_model=documents.TokenShown, tags=["tokens"])
-    def revoke_token(fleet: Fleet, token: Annotated[str, Path(pattern="^[0-9a-f]{8}$", max_length=8)]) -> Any:
+    def revoke_token(fleet: Fleet, token: Annotated[str, Path(pattern=TOKEN_PATTERN, max_length=8)]) -> Any:
         """Revoke a token by its id. It is refused from then on."""
         return api_tokens.row_of(api_tokens.revoke(fleet, token), int(time.time()))
 

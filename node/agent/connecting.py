@@ -20,6 +20,7 @@ from schemas.errors import Unreachable
 log = structlog.get_logger()
 
 RETRY = Backoff(0.5, 120.0)
+CLIENT_ID_HAS_FLEET = "client_id_has_fleet"  # Fact: whether the fleet's name was a part of it at the last connection.
 
 
 class Connecting:
@@ -37,6 +38,7 @@ class Connecting:
     ) -> None:
         self._node, self._store, self._wall, self._monotonic, self._rng, self._post = node, store, wall, monotonic, rng, post
         self._session_of: Literal["unknown", "another", "us"] = "unknown"  # The process that the broker keeps its session for.
+        self._has_fleet = 0
         self._is_opening = False
         self._clock_floor = 0
         self.apart: Callable[[Callable[[], None]], object] = lambda do: do()
@@ -46,6 +48,12 @@ class Connecting:
     def now(self) -> float:
         """Return the time by which the broker's certificate is judged; any thread may ask."""
         return trusted_now(int(self._wall()), self._clock_floor)
+
+    def _take_client_id(self, client_id: str) -> None:
+        """Take in by which client id this process connects: that the broker has no session of a new one does not prove that it forgot."""
+        self._has_fleet = int(client_id != self._node)
+        if self._store.fact(CLIENT_ID_HAS_FLEET) != self._has_fleet:
+            self._session_of = "another"
 
     @property
     def is_due(self) -> bool:
@@ -60,6 +68,7 @@ class Connecting:
     def begin(self, link: NodeLink, *, alone: bool = False) -> None:
         """Begin an attempt; `ConnectionOpened` says how it ended. `alone`: nothing that an earlier session waits for is to arrive."""
         self.again.attempted(float(self._monotonic()), self._rng.random())
+        self._take_client_id(link.client_id)
         if self._store.stuck:  # A number that is not durable is above all that an earlier process may have used, whatever it could keep.
             self._store.raise_fact("session", int(self._wall()))
         session, at, is_clean = self._store.next("session"), int(self._wall()), alone or self._session_of == "another"
@@ -103,6 +112,8 @@ class Connecting:
             self._session_of = "another"
             self.again.released()
             return "another's"
+        if self._store.fact(CLIENT_ID_HAS_FLEET) != self._has_fleet and not self._store.stuck:
+            self._store.set_fact(CLIENT_ID_HAS_FLEET, self._has_fleet)
         forgot = not event.session_present and self._session_of != "another"
         self._session_of = "us"
         self.again.accepted(float(self._monotonic()))

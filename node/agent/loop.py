@@ -461,6 +461,7 @@ class Agent:
         self._renewing.tick(online=self._online)
         self._trust_state.look_at_clock(now)
         self._trust_state.look_at_deadlines(now)
+        self._trust_state.look_at_owed(now)
         self._trust_state.look_for_carried(now)
         self._hub_settings.tick(now)
         self._delivery.tick(now)

@@ -225,10 +225,11 @@ class NodeLink(BlockReader):
         make_client: MakeClient = BoundedClient,
         process: str = "",
     ) -> None:
-        self._process = process
+        self._process, at = process, BrokerUrl.parse(url)
+        self.client_id = at.client_id(node, fleet=fleet)
         link = Link(
-            BrokerUrl.parse(url),
-            client_id=node,
+            at,
+            client_id=self.client_id,
             inbox=inbox,
             session_expiry_seconds=SESSION_EXPIRY_SECONDS,
             tls=tls,

@@ -34,4 +34,4 @@ def import_(path: Path, parcel: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(row))
     else:
-        click.echo(f"{found.model}@{found.version}: {counted(found.blocks, 'block')}, {found.bytes} bytes")
+        click.echo(f"{found.model}@{found.version}: {counted(found.blocks, 'block')}, {counted(found.bytes, 'byte')}")

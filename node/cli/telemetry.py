@@ -45,10 +45,10 @@ def show(path: Path, as_json: bool, limit: int) -> None:
         return
     for row in found:
         of = f", of {row['windows']} windows" if row["windows"] > 1 else ""
-        own = f", against an own baseline of {row['own_baseline_rows']} rows" if row["own_baseline_rows"] else ""
+        own = f", against an own baseline of {counted(row['own_baseline_rows'], 'row')}" if row["own_baseline_rows"] else ""
         rows = "rows" if row["about"] == "signals" else "answers known to be right or wrong"
         what = f"about {row['rows_noisy']} {rows} in {row['seconds']} s{of}{own}"
-        click.echo(f"{row['start']}  {'sent' if row['sent'] else 'waits'}  {row['topic']}  {what}, {row['bytes']} bytes")
+        click.echo(f"{row['start']}  {'sent' if row['sent'] else 'waits'}  {row['topic']}  {what}, {counted(row['bytes'], 'byte')}")
         click.echo(f"  {row['payload_hex']}")
         for one in row["signals"] or ():
             click.echo(f"  {one['name']}: {' '.join(map(str, one['counts']))}")
@@ -108,9 +108,8 @@ def kept(path: Path, as_json: bool) -> None:
     if found["merged_windows"] or found["dropped_windows"]:
         merged = f"{counted(found['merged_windows'], 'window')} that waited went into others"
         click.echo(f"{merged}, and {counted(found['dropped_windows'], 'window')} could go into none")
-    click.echo(
-        f"{counted(found['late_intervals'], 'interval')} had rows after they were closed; the ledger has {found['ledger_entries']} entries"
-    )
+    entries = f"{found['ledger_entries']} {'entry' if found['ledger_entries'] == 1 else 'entries'}"
+    click.echo(f"{counted(found['late_intervals'], 'interval')} had rows after they were closed; the ledger has {entries}")
     if not found["telemetry"]:
         why = "the hub has turned telemetry off" if settings.telemetry else "the settings have `telemetry = false`"
         click.echo(f"nothing is sent: {why}; what waits is kept until that changes")

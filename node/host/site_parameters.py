@@ -18,6 +18,7 @@ from schemas.errors import Code, Refused, mismatch
 from schemas.limits import KIB, SLOTS_MAX
 from schemas.names import Label, ModelName
 from schemas.parameters import Value
+from schemas.patterns import reason_of
 
 FILE_BYTES_MAX: Final = 256 * KIB  # every parameter of every slot at its longest, with room
 LOOK_SECONDS: Final = 2.0
@@ -86,7 +87,7 @@ class Overrides:
             found = _SHAPE.validate_python(parse_toml(data))
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            raise Refused(Code.SETTINGS_INVALID, f"{self._path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            raise Refused(Code.SETTINGS_INVALID, f"{self._path}: {'.'.join(map(str, first['loc']))}: {reason_of(first)}") from None
         except ValueError as error:  # not UTF-8, not TOML
             raise Refused(Code.SETTINGS_INVALID, f"{self._path}: {error}") from None
         if len(found) > SLOTS_MAX:

@@ -63,9 +63,10 @@ class RelayLink(BlockReader, BlockPublisher):
     """Speak on one of the two connections."""
 
     def __init__(self, side: Side, door: Door, *, fleet: str, name: str, inbox: "queue.Queue[SideEvent]") -> None:
+        url = BrokerUrl.parse(door.broker)
         link = Link(
-            BrokerUrl.parse(door.broker),
-            client_id=name,
+            url,
+            client_id=url.client_id(name, fleet=fleet),
             inbox=_Inbox(side, inbox),
             session_expiry_seconds=SESSION_EXPIRY_SECONDS,
             receive_max=RECEIVE_MAX,

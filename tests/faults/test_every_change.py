@@ -112,6 +112,8 @@ FOUND = [
     ("n0", "readonly", 291, 5),
     ("n0", "full", 286, 5),  # an answer that proved the endpoint was forgotten before its receipt was written down
     ("n0", "io", 479, 6),  # a switch that met a broken disk was taken for overtaken when it was done again
+    ("n0", "io", 1467, 0),  # a fetch that met a broken disk was never begun again
+    ("n0", "io", 1474, 0),  # a statement that met a broken disk was kept, and never followed
     ("n0", "readonly", 924, 3),  # what was restored was served only after something about it was written down
 ]
 

@@ -14,6 +14,7 @@ from hub.core.blueprint.document import Blueprint, CarriageTerms, DeploymentTerm
 from hub.core.blueprint.yaml_tree import At, Fields, Tree, Wrong, shown
 from schemas.device_settings import LinkBudget
 from schemas.errors import Code, Refused
+from schemas.patterns import form_of
 from schemas.rollout import Gate
 
 Path = tuple[str | int, ...]
@@ -161,7 +162,8 @@ def _must_be(error: Any, key: str) -> str:
     """Return what is right where something is wrong; `key` is the one that it is the value of."""
     kind, given = str(error["type"]), error.get("ctx", {})
     if kind == "string_pattern_mismatch":
-        return _PATTERNS.get(_kind_of(given.get("pattern", "")), "it has characters that are not allowed here")
+        form = form_of(given["pattern"])
+        return f"it must be {form.rule}" if form is not None else "it has characters that are not allowed here"
     if (of_key := _OF_KEY.get(kind, {}).get(key)) is not None:
         return of_key
     if kind in _KINDS:
@@ -199,20 +201,6 @@ _KINDS: Final = {
     "model_type": "it must be a mapping of keys to values",
     "model_attributes_type": "it must be a mapping of keys to values",
 }
-_PATTERNS: Final = {
-    "name": "it must be 1 to 64 of a-z, 0-9 and '-', and neither begin nor end with '-'",
-    "version": "it must be a version such as 1.2.0 or 1.2.0-rc.1",
-    "label": "it must be 1 to 63 of letters, digits, '.', '_' and '-'",
-    "hours": "it must be hours such as 22:00-05:00",
-}
-
-
-def _kind_of(pattern: str) -> str:
-    if "{1,63}" in pattern:
-        return "label"
-    if "24:00" in pattern:
-        return "hours"
-    return "version" if r"\d{0,8}" in pattern else "name"
 
 
 def _unknown_key(path: Path) -> str:

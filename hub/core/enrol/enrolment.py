@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fleetcast.counted import counted
 from schemas.enrolment import CHALLENGE_SECONDS_MAX, Renewal, Statement
 from schemas.errors import Code, Refused, mismatch
 from schemas.names import sha256
@@ -117,7 +118,7 @@ def may_renew(standing: Standing, requested: bytes, *, now: int, way_back_days: 
     if away > way_back_days * DAY_SECONDS:
         raise Refused(
             Code.ENROLMENT_REQUEST,
-            f"the certificate of node {standing.node!r} expired {away // DAY_SECONDS} days ago,"
+            f"the certificate of node {standing.node!r} expired {counted(away // DAY_SECONDS, 'day')} ago,"
             f" the way back is open for {way_back_days:g}: it needs a new token",
         )
     age, life = now - standing.renewed_at, standing.not_after - standing.renewed_at

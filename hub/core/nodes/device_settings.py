@@ -12,6 +12,7 @@ from schemas.device_settings import DeviceSettings, LinkBudget
 from schemas.document import Fact
 from schemas.errors import Code, Refused
 from schemas.names import Cohort, Label, NodeId
+from schemas.patterns import reason_of
 from schemas.selectors import RESERVED_KEYS, NodeFacts
 from schemas.state import State
 
@@ -78,9 +79,9 @@ def read(body: str) -> SetNodeSettings:
     try:
         return SetNodeSettings.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
+        first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise Refused(Code.SETTINGS_INVALID, f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}") from None
+        raise Refused(Code.SETTINGS_INVALID, f"{where + ': ' if where else ''}{reason_of(first).removeprefix('Value error, ')}") from None
 
 
 def body_of(command: SetNodeSettings) -> str:

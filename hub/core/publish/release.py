@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from fleetcast.counted import counted
 from fleetcast.golden_comparison import compare_output
 from fleetcast.golden_file import plain_arrays
 from fleetcast.tensor_shapes import shape_fault
@@ -18,6 +19,7 @@ from schemas import codec
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import BLOCK_BYTES_MAX, DELTA_PARENTS_MAX, INDEX_PART_BLOCKS_MAX, KIB, MIB
 from schemas.manifest import Block, File, Index, Manifest, Payload, Tensor
+from schemas.patterns import wrong_text
 
 INLINE_BLOCKS_MAX = 256  # blocks in a manifest, all files together: about 22 KB of its 64; a list that does not fit becomes an index
 INDEX_PART_BYTES_MAX = BLOCK_BYTES_MAX - KIB  # entries in a part, which is a block itself
@@ -169,7 +171,7 @@ def check_size(manifest: Manifest) -> None:
         codec.encode(manifest)
     except Refused as refusal:
         signals = len(manifest.baseline.signals) if manifest.baseline else 0
-        raise Refused(refusal.code, f"{refusal.reason}; it describes {signals} signals, and fewer can be named") from None
+        raise Refused(refusal.code, f"{refusal.reason}; it describes {counted(signals, 'signal')}, and fewer can be named") from None
 
 
 def wire_bytes(blocks: Sequence[Block]) -> int:
@@ -330,7 +332,8 @@ def invalid(code: Code, what: str, error: ValidationError) -> Refused:
     """Return a refusal that names the field in which a document's own check has failed, why, and what was found."""
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
-    return Refused(code, f"{what}: {where}: {first['msg']}, found {str(first['input'])[:64]!r}")
+    wrong = wrong_text(first) or f"{first['msg']}, found {str(first['input'])[:64]!r}"
+    return Refused(code, f"{what}: {where}: {wrong}")
 
 
 def first_line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from schemas.errors import Code, Refused
 from schemas.limits import LABELS_MAX, PARAMETERS_MAX, STAGES_MAX
 from schemas.names import Label, ModelName, Version
 from schemas.parameters import Value
+from schemas.patterns import reason_of
 from schemas.quantities import Seconds
 from schemas.rollout import Carriage, Gate
 from schemas.windows import Windows
@@ -172,8 +173,8 @@ def read_as(kind: type[Body], body: str) -> Body:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise Refused(Code.ROLLOUT_INVALID, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        first = error.errors(include_url=False)[0]
+        raise Refused(Code.ROLLOUT_INVALID, f"{'.'.join(map(str, first['loc']))}: {reason_of(first)}") from None
 
 
 def stale(what: str, *, seen: int, now: int) -> Refused:

@@ -106,13 +106,13 @@ def chosen(model: Model, name: str | None, *, to_go_back: bool = False) -> Progr
     Raises:
         Refused: no deployment has this name, or a name is needed.
     """
-    if not model.rollouts:
-        raise Refused(Code.ROLLOUT_INVALID, f"there is no rollout of {model.name}")
     found = model.get(name or DEFAULT)
     if name is not None:
         if found is None:
-            raise Refused(Code.ROLLOUT_INVALID, f"there is no deployment {name} of {model.name}; there are {model.names}")
+            raise unknown(model, name)
         return found
+    if not model.rollouts:
+        raise Refused(Code.ROLLOUT_INVALID, f"there is no rollout of {model.name}")
     if len(model.rollouts) == 1:
         return model.rollouts[0]
     others = [one.deployment for one in model.rollouts if one.name != DEFAULT]
@@ -120,6 +120,11 @@ def chosen(model: Model, name: str | None, *, to_go_back: bool = False) -> Progr
     if found is None or any(one.state in {"running", "halted"} or (to_go_back and one.started >= began) for one in others):
         raise Refused(Code.ROLLOUT_INVALID, f"{model.name} has several deployments ({model.names}): choose one with --deployment")
     return found
+
+
+def unknown(model: Model, name: str) -> Refused:
+    """Return the refusal of what is about a deployment that a model does not have; it names those that it has."""
+    return Refused(Code.REQUEST_UNKNOWN, f"there is no deployment {name} of {model.name}; there are {model.names}")
 
 
 def place_of(model: Model, wish: Start, nodes: Sequence[NodeFacts]) -> Place:
@@ -407,7 +412,7 @@ def removed(model: Model, wish: RemoveDeployment, *, nodes: Sequence[NodeFacts])
     """
     found = model.get(wish.name)
     if found is None:
-        raise Refused(Code.ROLLOUT_INVALID, f"there is no deployment {wish.name} of {model.name}; there are {model.names}")
+        raise unknown(model, wish.name)
     if found.deployment.state == "running" and not wish.supersede:
         raise Refused(
             Code.ROLLOUT_INVALID,

@@ -11,6 +11,7 @@ from typing import Literal
 
 from hub.core.rollouts import refusals
 from hub.core.rollouts.listening import NEVER, Listened
+from hub.core.rollouts.overtaken import reported_instead
 from hub.core.rollouts.receipt_order import position
 from hub.core.rollouts.tally import DEVICES_OWN, NodeReport, retries_of
 from schemas.deployments import Deployment
@@ -241,6 +242,29 @@ def serves(node: Node, model: str) -> ReleaseRef | None:
     return next((ReleaseRef(one.serving_version, one.serving) for one in found if one.serving and one.serving_version), None)
 
 
+def differs(node: Node, model: str) -> str:
+    """Return the version that a node reports since its last receipt in place of the one that this proves; "" where they agree."""
+    signed = node.serving.get(model)
+    if signed is None:
+        return ""
+    slot = next((one for one in node.state.slots if one.model == model), None)
+    return reported_instead(slot, digest=signed.digest, since=signed.since, at=node.state.at)
+
+
+def serves_now(node: Node, model: str, digest: bytes) -> bool:
+    """Return whether a node has signed that it serves a release, and has not reported since that it serves another."""
+    signed = node.serving.get(model)
+    return signed is not None and signed.digest == digest and not differs(node, model)
+
+
+def counts_as_serving(node: Node, deployment: Deployment, *, model: str) -> bool:
+    """Return whether a node serves a deployment's release. After going back, only a receipt proves that it has left it."""
+    signed, digest = node.serving.get(model), deployment.release.digest
+    if deployment.state == "rolled_back":
+        return signed is not None and signed.digest == digest
+    return serves_now(node, model, digest)
+
+
 def held(nodes: Iterable[Node]) -> dict[str, list[bytes]]:
     """Return the releases that nodes serve or have kept, by model, the commonest first: each node must be able to go back to its own."""
     counts: dict[str, Counter[bytes]] = {}
@@ -278,7 +302,7 @@ def failure_of(node: Node, deployment: Deployment, *, model: str, failed_from: i
     tried = sum(at >= tries_from for at in node.failed_at.get((model, release.digest), ()))
     if failure is not None and failure.code not in DEVICES_OWN and (failure.received_at >= failed_from or 0 < retries < tried):
         return Failing(failure, max(1, tried))
-    if deployment.started < tries_from or (serving is not None and serving.digest == release.digest):
+    if deployment.started < tries_from or serves_now(node, model, release.digest):
         return None
     for one in refusals.standing_against(refusals.findings_of(node.state, node.refused), model=model, version=release.version):
         return Failing(Failure("refused", one.code, deployment.started), retries + 1)
@@ -292,7 +316,7 @@ def report(
     serving, release, gate = node.serving.get(model), deployment.release, deployment.gate or Gate()
     since = failed_from if tries_from is None else tries_from
     failing = failure_of(node, deployment, model=model, failed_from=failed_from, tries_from=since)
-    serves = serving is not None and serving.digest == release.digest
+    serves = counts_as_serving(node, deployment, model=model)
     return NodeReport(
         node=node.name,
         labels=node.labels,

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
+from fleetcast.counted import counted as number_of
+
 UNKNOWN = "of unknown name"  # a node that has not reported its own
 
 
@@ -41,7 +43,7 @@ class Heard:
 
     def in_words(self, nodes_min: int) -> str:
         """Write what there is beside what is needed."""
-        text = f"{self.nodes} node{'' if self.nodes == 1 else 's'}"
+        text = number_of(self.nodes, "node")
         if self.calibrated and self.others:
             return f"{self.calibrated} with baselines, {self.others} without, {nodes_min} of a kind needed"
         return f"{text}{' with baselines' if self.calibrated else ''}, {nodes_min} needed"
@@ -79,7 +81,7 @@ def judged(
         return Judged(0, f"drift is not judged yet: the nodes gather baselines of their own for {version}")
     if not done:
         return Judged(0, f"drift is not judged yet: no interval of {version} was tested in this stage")
-    text = f"no drift in {done} tested interval{'' if done == 1 else 's'}"
+    text = f"no drift in {number_of(done, 'tested interval')}"
     but = _few(small, nodes_min) if small else _apart(apart, nodes_min) if apart else ""
     return Judged(done, f"{text}, but {but}" if but else text)
 
@@ -94,7 +96,7 @@ def _few(small: Mapping[str | None, int], nodes_min: int) -> str:
     cohort = max(small, key=lambda one: small[one])
     count = small[cohort]
     more = f", and {len(small) - 1} more cohort{'' if len(small) == 2 else 's'} of too few" if len(small) > 1 else ""
-    return f"{count} node{'' if count == 1 else 's'} in cohort {cohort or UNKNOWN}, {nodes_min} needed{more}"
+    return f"{number_of(count, 'node')} in cohort {cohort or UNKNOWN}, {nodes_min} needed{more}"
 
 
 def _apart(newest: Mapping[str, Heard], nodes_min: int) -> str:

@@ -191,8 +191,9 @@ def _drift_tests(gate: Gate, counted: Tally, facts: Facts) -> Verdict | None:
         return None
     done = facts.drift.tests
     if done >= least:
-        return Verdict("drift_tests", "holds", f"{done} intervals were tested, {least} must be", done, least)
-    text = f"{done} of {least} intervals that the gate asks for were tested"
+        tested = f"{number_of(done, 'interval')} {'was' if done == 1 else 'were'} tested"
+        return Verdict("drift_tests", "holds", f"{tested}, {least} must be", done, least)
+    text = f"{done} of {number_of(least, 'interval')} that the gate asks for {'was' if done == 1 else 'were'} tested"
     return Verdict("drift_tests", "waits", f"{text}{of_drift(facts)}", done, least)
 
 

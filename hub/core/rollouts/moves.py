@@ -59,6 +59,11 @@ def runs(deployment: Deployment | None) -> ReleaseRef | None:
     return deployment.fallback if deployment.state == "rolled_back" else deployment.release
 
 
+def is_where_it_was(deployment: Deployment) -> bool:
+    """Return whether a deployment's nodes have the same release without its rollout: its fallback is what the rollout is of."""
+    return deployment.fallback is not None and deployment.fallback.digest == deployment.release.digest
+
+
 def _has(deployment: Deployment | None, node: NodeFacts) -> ReleaseRef | None:
     if deployment is None:
         return None

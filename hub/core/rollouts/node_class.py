@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from hub.core.rollouts import refusals
-from hub.core.rollouts.fleet import Node, failure_of
+from hub.core.rollouts.fleet import Node, counts_as_serving, differs, failure_of
 from hub.core.rollouts.stages import words_of
 from hub.core.rollouts.tally import BY_NEED, CLASSES, DEVICES_OWN, ClassName, class_name
 from schemas.deployments import Deployment, is_past_deadline, is_reached
@@ -49,7 +49,7 @@ def class_of(
     """
     version, digest = deployment.release
     serving = node.serving.get(model)
-    serves = serving is not None and serving.digest == digest
+    serves = counts_as_serving(node, deployment, model=model)
     since = failed_from if tries_from is None else tries_from
     failing = failure_of(node, deployment, model=model, failed_from=failed_from, tries_from=since)
     failure = failing.failure if failing is not None else None
@@ -97,6 +97,9 @@ def _to_move(deployment: Deployment, node: Node, slot: Slot | None, clock: Findi
     if not is_reached(deployment, node.facts):
         sentence, wait = _later(deployment)
         return NodeClass("waiting", sentence, waits_for=wait)
+    if slot is not None and (other := differs(node, slot.model)) and node.serving[slot.model].digest == deployment.release.digest:
+        signed = f"its last receipt is of {deployment.release.version}"
+        return NodeClass("moving", f"reports that it serves {other}, and {signed}: it is asked to sign again")
     found = _under_way(slot, deployment.release.digest)
     return _held_up(disk) if disk and not found.code else found
 

@@ -214,16 +214,22 @@ def resume(progress: Progress, *, now: int, actor: str = OPERATOR) -> Progress:
     return _changed(fresh, state="running")
 
 
-def roll_back(progress: Progress, *, actor: str = OPERATOR) -> Progress:
+def roll_back(progress: Progress, *, where: str = "", actor: str = OPERATOR) -> Progress:
     """Send each node that it has moved back to what the node served before; one that served nothing serves nothing again.
+
+    `where` says in words where they go (hub/core/rollouts/going_back.py); without it, the fallback is named.
 
     Raises:
         Refused: it is rolled back already.
     """
     _must_be(progress, ("running", "halted", "done"), "rolled back")
-    fallback = progress.deployment.fallback
-    where = f"to {fallback.version}" if fallback is not None else "to no release, for it is the first of its nodes"
+    where = where or fallback_in_words(progress.deployment)
     return _changed(replace(progress, held_since=None, reason=f"rolled back {where} by {actor}", actor=actor), state="rolled_back")
+
+
+def fallback_in_words(deployment: Deployment) -> str:
+    """Return where nodes go that remember no release of their own."""
+    return f"to {deployment.fallback.version}" if deployment.fallback is not None else "to no release, for it is the first of its nodes"
 
 
 def approve(progress: Progress, *, actor: str = OPERATOR) -> Progress:
@@ -397,7 +403,7 @@ def _retries(progress: Progress, listened: Listened) -> Retries:
 
 def _try_again(progress: Progress, now: int) -> tuple[Progress, tuple[Action, ...]]:
     failed, attempt = progress.tally.trying, (progress.deployment.attempt or 0) + 1
-    reason = f"begins attempt {attempt + 1}: {failed} node{'' if failed == 1 else 's'} failed"
+    reason = f"begins attempt {attempt + 1}: {number_of(failed, 'node')} failed"
     fresh = replace(progress, judged_from=now, held_since=None, retry_since=None, reason=reason)
     return _changed(fresh, attempt=attempt), (Announce(f"{progress.title} {reason}"),)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final, Literal, TypeVar
 
+from hub.core.rollouts.moves import is_where_it_was
 from schemas.deployments import Deployment, deciding, is_past_deadline, is_reached
 from schemas.errors import Code
 from schemas.selectors import NodeFacts
@@ -114,10 +115,14 @@ def class_name(
 
 
 def _after_going_back(deployment: Deployment, *, serves: bool, serves_nothing: bool) -> ClassName:
-    """Return the class after going back: a node that serves nothing takes the fallback; without one, only another rollout helps it."""
+    """Return the class after going back: a node that serves nothing takes the fallback; without one, only another rollout helps it.
+
+    A node that serves the rollout's release has yet to leave it, but for one whose deployment was to have this release before, too.
+    """
     if serves_nothing and deployment.fallback is None:
         return "waiting"
-    return "moving" if serves or serves_nothing else "serving"
+    leaves = serves and not is_where_it_was(deployment)
+    return "moving" if leaves or serves_nothing else "serving"
 
 
 def tally(deployment: Deployment, nodes: Iterable[NodeReport], *, judged_from: int, now: int) -> Tally:

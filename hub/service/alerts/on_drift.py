@@ -14,6 +14,7 @@ from random import Random
 import structlog
 
 from fleetcast import durable
+from fleetcast.counted import counted
 from hub.alerts import programs
 from hub.alerts.receivers import OnDrift
 from hub.alerts.webhooks import Poster, read_secret
@@ -91,7 +92,7 @@ class OnDriftHook:
             failures = members[0].attempts + 1
             log.warning("on_drift.failed", receiver=self.receiver, model=evidence.model, failures=failures, reason=str(error))
             if now - members[0].made_at >= GIVE_UP_SECONDS:
-                text = f"{self.receiver}: gave up drift of {evidence.model} after {failures} attempts in three days: {error}"
+                text = f"{self.receiver}: gave up drift of {evidence.model} after {counted(failures, 'attempt')} in three days: {error}"
                 self._outbox.give_up(self.receiver, _numbers(members), text=text, body={**body, "reason": str(error)})
             else:
                 due_at = now + round(RETRY.after(failures).wait_seconds(self._rng.random())) + 1

@@ -6,6 +6,7 @@ from random import Random
 import structlog
 
 from fleetcast.backoff import Backoff
+from fleetcast.counted import counted
 from hub.alerts.receivers import Webhook
 from hub.alerts.webhooks import Poster
 from hub.database.outbox import Delivery, Outbox
@@ -66,7 +67,7 @@ class WebhookTeller:
         self._quiet_until = now + RETRY.after(self._failures).wait_seconds(self._rng.random())
         log.warning("webhook.failed", receiver=self.receiver, alert=delivery.number, failures=failures, reason=error)
         if now - delivery.made_at >= GIVE_UP_SECONDS:
-            text = f"{self.receiver}: gave up an alert after {failures} attempts in three days: {error}"
+            text = f"{self.receiver}: gave up an alert after {counted(failures, 'attempt')} in three days: {error}"
             body = {"receiver": self.receiver, "alert": delivery.number, "attempts": failures, "reason": error}
             self._outbox.give_up(self.receiver, [delivery.number], text=text, body=body)
         else:

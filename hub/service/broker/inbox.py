@@ -30,6 +30,13 @@ _LANE_OF = {"trust": "own", "model": "own", **{name: name for name in ("want", "
 
 
 @dataclass(frozen=True, slots=True)
+class OtherFleet:
+    """Report a message on a topic of another fleet. It is not acknowledged, for it waits for that fleet's hub."""
+
+    fleet: str
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
     """Hold the messages dropped since the last look: their numbers by lane and sender, and those to acknowledge."""
 
@@ -47,7 +54,8 @@ class Inbox:
         self._rates = SenderRates({"state": reports, "receipt": reports, "telemetry": settings.cohort_windows_per_minute})
         self._changed = threading.Condition()
         self._waited_for = False
-        self._events: deque[LinkEvent] = deque()
+        self._events: deque[LinkEvent | OtherFleet] = deque()
+        self._met: OtherFleet | None = None  # On this connection.
         self._lanes: Lanes[Message] = Lanes(
             LANES, newest=NEWEST_KEPT, messages_max=settings.inbox_messages_max, bytes_max=settings.inbox_bytes_max
         )
@@ -58,7 +66,11 @@ class Inbox:
     def put(self, event: LinkEvent, /) -> None:
         """Add what the connection says."""
         with self._changed:
-            if isinstance(event, Message):
+            if isinstance(event, Message) and (other := self._topics.other_fleet(event.topic)):
+                if self._met is None:  # One is enough: the hub ends this connection.
+                    self._met = OtherFleet(other)
+                    self._events.append(self._met)
+            elif isinstance(event, Message):
                 waiting = self._addressed(event)
                 is_taken = self._rates.admit(waiting.lane, waiting.sender, self._monotonic())
                 for gone in self._lanes.put(waiting) if is_taken else [waiting]:
@@ -66,6 +78,8 @@ class Inbox:
                     if gone.firm:
                         self._lost.unacknowledged.append(replace(gone.item, payload=b""))
             else:
+                if isinstance(event, Connected):
+                    self._met = None
                 if isinstance(event, Connected) and event.session_present:
                     self._lanes.forget_firm()  # MQTT-4.4.0-1: what was not acknowledged is sent again
                 self._events.append(event)
@@ -97,7 +111,7 @@ class Inbox:
             if self._waited_for:
                 self._changed.notify()
 
-    def events(self) -> list[LinkEvent]:
+    def events(self) -> list[LinkEvent | OtherFleet]:
         """Return the connection's own events, in order."""
         with self._changed:
             found = list(self._events)

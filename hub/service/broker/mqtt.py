@@ -145,6 +145,10 @@ class HubLink(BlockPublisher):
         """
         self._link.open()
 
+    def rename(self, client_id: str) -> None:
+        """Be another client of the broker from the next connection on."""
+        self._link.rename(client_id)
+
     def drop(self) -> None:
         """End the connection, so that what was not acknowledged comes again."""
         self._link.drop()
@@ -168,6 +172,12 @@ class HubLink(BlockPublisher):
     def leave_shared(self, kinds: Collection[str]) -> None:
         """Have no more of these shared kinds come to this process, so that others get all of them."""
         self._link.unsubscribe([self._filter(kind, kinds) for kind in kinds])
+
+    def leave_session(self) -> None:
+        """Have nothing more of this fleet come into the present session, and end the connection: another client uses that session, too."""
+        plain = [self.topics.filter(kind) for kind in (*NODE_KINDS, *OWN_KINDS, "hub")]
+        self._link.unsubscribe([*plain, *(self._filter(kind, NODE_KINDS) for kind in NODE_KINDS)])
+        self._link.close()
 
     def _filter(self, kind: str, shared: Collection[str]) -> str:
         plain = self.topics.filter(kind)

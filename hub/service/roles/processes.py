@@ -113,8 +113,9 @@ class Processes:
             self._pruned_at = now
             self._members.prune()
         if leadership.is_clock_wrong:
-            self._notes.alert(wrong_clock(leadership, self._me.host))
-            leadership.resign("its clock is wrong")  # Another, whose clock is right, signs; this process ends.
+            alert = wrong_clock(leadership, self._me.host)
+            self._notes.alert(alert)
+            leadership.resign(alert.text)  # Another, whose clock is right, signs; this process ends.
             return True
         self._keyless_since = (self._keyless_since if self._keyless_since is not None else now) if lacks_keys else None
         if self._keyless_since is None or now - self._keyless_since < GIVE_UP_SECONDS:

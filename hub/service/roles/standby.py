@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from random import Random
 
 import structlog
 
+from fleetcast.backoff import Backoff
 from hub.core.roles.staffing import STANDBY, may_lead
 from hub.database.connection import Database
 from hub.database.leadership import CLOCK_SECONDS_MAX, Leadership, leader_of
@@ -26,6 +28,8 @@ from schemas.errors import Code, Refused, Unreachable
 log = structlog.get_logger()
 
 ASK_SECONDS = 0.5  # Between two attempts to lead.
+FAILED = Backoff(ASK_SECONDS, 5.0)  # The same while the database does not answer: when it does, somebody is to lead soon.
+LOGGED_SECONDS = 30.0  # Between two lines of the log about a database that does not answer.
 BEAT_SECONDS = 5.0
 KEYS_SECONDS = 1.0  # Between two looks whether the keys here are those that sign.
 CLOCK_AGAIN_SECONDS = 3600.0  # Between two alerts about a clock that stays wrong.
@@ -57,19 +61,25 @@ def lead(
         term=0,
         folder=str(directory.resolve()),
     )
+    pauses, chances, logged_at = FAILED, Random(), float("-inf")
     leadership = Leadership(Database(place), holder=f"{settings.process_name} on {host} (pid {os.getpid()})")
     waiting = _Waiting(store, me, leadership, wish=settings.name, keys=keys, at=place_in_words(directory))
     try:
         while not stop.is_set():
+            seconds = ASK_SECONDS
             try:
                 if waiting.may_lead() and leadership.try_to_lead():
                     log.info("leadership.taken", term=leadership.term)
                     waiting.ended()
                     return leadership
                 waiting.tick()
+                pauses = FAILED
             except Unreachable as error:
-                log.warning("standby.failed", reason=str(error))
-            stop.wait(ASK_SECONDS)
+                seconds, pauses = min(FAILED.seconds_max, pauses.wait_seconds(chances.random())), pauses.doubled()
+                if time.monotonic() - logged_at >= LOGGED_SECONDS:
+                    logged_at = time.monotonic()
+                    log.warning("standby.failed", reason=str(error), again_seconds=round(seconds, 1))
+            stop.wait(seconds)
         waiting.ended()
         return None
     finally:

@@ -17,7 +17,7 @@ from fleetcast.counted import counted
 from hub.core.publish.check_rules import unchecked
 from hub.core.publish.metadata_expiry import is_ageing, life
 from hub.core.publish.signature_compatibility import Signature, check_started
-from hub.core.rollouts import active_alarms, deployments, earlier_nodes, fleet, gates
+from hub.core.rollouts import active_alarms, deployments, earlier_nodes, fleet, gates, going_back
 from hub.core.rollouts import rollout as core
 from hub.core.rollouts.changes import change_of
 from hub.core.rollouts.commands import (
@@ -240,13 +240,24 @@ class Controller:
             case Resume():
                 after = core.resume(before, now=now, actor=actor)
             case Rollback():
-                after = core.roll_back(before, actor=actor)
+                after = core.roll_back(before, where=self._where_back(model, before), actor=actor)
                 self._check_kept(model.name, before.deployment.fallback)
             case Approve():
                 after = core.approve(before, actor=actor)
             case Retry():
                 after = core.retry(before, now=now, actor=actor)
         return model.with_rollout(after), f"{after.title} {after.reason}"
+
+    def _where_back(self, model: Model, progress: core.Progress) -> str:
+        """Return in words where nodes go that are taken back.
+
+        Raises:
+            Refused: there is nothing to go back to.
+        """
+        going_back.check_possible(model, progress, self._nodes.values())
+        mine = self._decided(model)[progress.name]
+        versions = {digest: version for (name, version), digest in self._repository.listed().items() if name == model.name}
+        return going_back.in_words(progress.deployment, going_back.destinations(progress.deployment, mine, model.name), versions.get)
 
     def _check_kept(self, model: str, release: ReleaseRef | None) -> None:
         """Check that a release to go back to was not removed.

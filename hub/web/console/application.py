@@ -37,6 +37,7 @@ from schemas.errors import Code, Refused, Unreachable
 log = structlog.get_logger()
 
 REASON_CHARACTERS_MAX: Final = 500
+WHY: Final = "reason"  # A parameter of a question: the reason that was typed before its asker had to sign in again.
 ABOUT_THE_STATE: Final = frozenset({Code.ROLLOUT_INVALID, Code.NODE_UNKNOWN, Code.NODE_FORGOTTEN, Code.REQUEST_UNKNOWN})
 LOADED_ANEW: Final = "x-fleetcast-look"  # A header of pages that a script loads anew: nobody has looked, and the session ends in time.
 NOT_OF_A_TABLE: Final = frozenset({"cursor", "limit", "more"})  # A table is whole.
@@ -44,11 +45,17 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class SignIn(Exception):
-    """Carry where somebody goes who is not signed in: to sign in, and then back."""
+    """Carry where somebody goes who is not signed in: to sign in, and then back. `undone`: a form was sent, and nothing was done."""
 
-    def __init__(self, back_to: str, over_at: int | None) -> None:
+    def __init__(self, back_to: str, over_at: int | None, *, undone: bool = False) -> None:
         super().__init__(back_to)
-        self.back_to, self.over_at = back_to, over_at
+        self.back_to, self.over_at, self.undone = back_to, over_at, undone
+
+    @property
+    def address(self) -> str:
+        """Return the address at which to sign in."""
+        query = {"next": self.back_to, **({"at": str(self.over_at)} if self.over_at is not None else {})}
+        return f"/login?{urlencode({**query, **({'undone': '1'} if self.undone else {})})}"
 
 
 @dataclass(frozen=True)
@@ -69,8 +76,8 @@ class Console:
         found = await run_in_threadpool(console_sessions.find, self.door.fleet, cookie, looks=looks)
         if isinstance(found, Session):
             return found
-        back_to = request.url.path + (f"?{request.url.query}" if request.url.query and request.method == "GET" else "")
-        raise SignIn(back_to, found.at if isinstance(found, Over) else None)
+        back_to = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        raise SignIn(back_to, found.at if isinstance(found, Over) else None, undone=request.method == "POST")
 
     def frame(self, view: View, section: str, *, csrf: str = "") -> dict[str, Any]:
         """Return what the frame of every page shows."""
@@ -183,10 +190,14 @@ def _table(own: Console, page: Page) -> Handler:
 
 def _asked(own: Console, question: Question) -> Handler:
     async def handle(request: Request) -> Response:
+        why = request.query_params.get(WHY, "")
+        if WHY in request.query_params:  # It belongs to the form, and not to what the question is about.
+            request = _without_reason(request)
         view = await _view(own, request, question)
         if isinstance(view, Response):
             return view
-        return await _question(own, request, view, await run_in_threadpool(_ask, question, view))
+        given = {"why": why} if _is_reason(why) else {}
+        return await _question(own, request, view, await run_in_threadpool(_ask, question, view), given=given)
 
     return handle
 
@@ -236,7 +247,10 @@ async def _question(
 
 def _answered(own: Console, question: Question) -> Handler:
     async def handle(request: Request) -> Response:
-        session = await own.session(request)
+        try:
+            session = await own.session(request)
+        except SignIn as found:
+            raise await _with_reason(request, found) from None
         if not may(session.role, question.right):
             return await _wrong(own, request, no_right(question.doing, question.right, session), session)
         forms.check_origin(request)
@@ -263,6 +277,30 @@ def _answered(own: Console, question: Question) -> Handler:
     return handle
 
 
+async def _with_reason(request: Request, found: SignIn) -> SignIn:
+    """Return where somebody goes whose session ended before a form was sent: back to its question, with the reason that was typed.
+
+    Nothing else of the form is kept, for it may be out of date by then; and the reason is only where a page of ours has sent the form.
+    """
+    try:
+        forms.check_origin(request)
+        why = (await forms.fields_of(request)).get("why", "").strip()
+    except (Refused, Refusal):
+        return found
+    joined = "&" if "?" in found.back_to else "?"
+    back_to = f"{found.back_to}{joined}{urlencode({WHY: why})}" if why and _is_reason(why) else found.back_to
+    return SignIn(back_to if login.within(back_to) == back_to else found.back_to, found.over_at, undone=True)
+
+
+def _without_reason(request: Request) -> Request:
+    kept = [(name, value) for name, value in request.query_params.multi_items() if name != WHY]
+    return Request({**request.scope, "query_string": urlencode(kept).encode()}, request.receive)
+
+
+def _is_reason(text: str) -> bool:
+    return len(text) <= REASON_CHARACTERS_MAX and text.isprintable()
+
+
 async def _do(own: Console, request: Request, question: Question, view: View, asking: Asking, fields: Mapping[str, str]) -> Response:
     """Do what a form asks for, and wait a while for the hub's answer.
 
@@ -283,7 +321,7 @@ async def _do(own: Console, request: Request, question: Question, view: View, as
 
 
 def _check_given(asking: Asking, fields: Mapping[str, str], reason: str) -> None:
-    if len(reason) > REASON_CHARACTERS_MAX or not reason.isprintable():
+    if not _is_reason(reason):
         raise Refused(Code.REQUEST_INVALID, f"a reason is one line of at most {REASON_CHARACTERS_MAX} printable characters")
     if asking.needs_reason and not reason:
         raise Refused(Code.REQUEST_INVALID, "this needs a reason, which goes to the audit log: go back and say why")
@@ -338,8 +376,7 @@ def _safely(own: Console, handler: Handler) -> Handler:
         try:
             return await handler(request)
         except SignIn as found:
-            query = {"next": found.back_to, **({"at": str(found.over_at)} if found.over_at is not None else {})}
-            return RedirectResponse(f"/login?{urlencode(query)}", status_code=303, headers=dict(rendering.HEADERS))
+            return RedirectResponse(found.address, status_code=303, headers=dict(rendering.HEADERS))
         except Refusal as refusal:
             wrong, headers = of_refused(refusal.refused, refusal.status, names=request.path_params.values()), dict(refusal.headers or {})
         except Refused as refused:

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from fleetcast.sentence_end import ended
 from hub.database.connection import HUB_ACTOR
 from hub.database.rows import EventRow
 from hub.web.console.moments import moment
@@ -17,7 +18,7 @@ def last_change(view: View) -> str:
     for row in view.fleet.store.changes(limit=LOOKED_THROUGH_MAX):
         if row.actor not in {None, HUB_ACTOR} and _is_about(view, row):  # What the hub went on to do by itself is on the page already.
             who = "You" if row.actor == me else f"{row.actor}"
-            return f"{who} changed it last, at {moment(row.at, view.now)}: {row.text}."
+            return ended(f"{who} changed it last, at {moment(row.at, view.now)}: {row.text}")
     return ""
 
 

@@ -55,7 +55,7 @@ def routes(door: Door, safely: Callable[[Handler], Handler]) -> list[Route]:
         owner = await run_in_threadpool(console_sessions.link_owner, door.fleet, once) if once else None
         over_at = int(at) if re.fullmatch(r"\d{1,11}", at) else None
         values = {"next": back_to, "over_at": over_at, "once": once if owner is not None else "", "owner": owner, "is_late": bool(once)}
-        return _page(door, values)
+        return _page(door, {**values, "is_undone": request.query_params.get("undone") == "1"})
 
     async def sign_in(request: Request) -> Response:
         forms.check_origin(request)
@@ -95,7 +95,8 @@ def routes(door: Door, safely: Callable[[Handler], Handler]) -> list[Route]:
 
 
 _NOTHING: Final[dict[str, Any]] = {
-    "bounce": "", "next": "/", "over_at": None, "once": "", "owner": None, "is_late": False, "is_wrong": False, "leaves": None, "csrf": "",
+    "bounce": "", "next": "/", "over_at": None, "once": "", "owner": None, "is_late": False, "is_wrong": False, "is_undone": False,
+    "leaves": None, "csrf": "",
 }  # fmt: skip
 
 

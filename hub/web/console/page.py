@@ -96,7 +96,7 @@ class Asking:
     text: str | Markup
     no: str
     yes: str
-    cli: str
+    cli: str  # The command that does the same; empty where none does.
     back_to: str  # Where the safe choice leads.
     etag: str = ""
     is_stop: bool = False
@@ -106,6 +106,7 @@ class Asking:
     section: Section = "Models"
     template: str = "question.html"
     values: Mapping[str, Any] = field(default_factory=dict)  # What a template of its own shows besides.
+    blanks: str = ""  # What is to be put into its command, in which words in capitals stand for it.
     figure: str = ""  # What its counts are, in words: shown beside the new ones where it has changed meanwhile.
 
     @property

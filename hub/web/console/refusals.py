@@ -24,7 +24,6 @@ MENDS: Final = {  # What mends it on a page, which has no fields and headers to 
     Code.RELEASE_BREAKING: "choose a release that takes and gives the same, or say on the page of its start that this is intended",
 }
 OPTION: Final = re.compile(r"(?<![\w-])--([a-z][a-z-]*)((?: [A-Z]{2,})?)")  # With what it takes, such as SELECTOR.
-PATTERN: Final = re.compile(r"string should match pattern '.*'", re.IGNORECASE | re.DOTALL)  # As pydantic writes it.
 BUG: Final = "That is a bug in fleetcast, not yours. Nothing was changed."
 
 
@@ -77,11 +76,10 @@ def in_page_words(text: str, fields: Mapping[str, str]) -> str:
 
 
 def sentence_of(reason: str, names: Collection[str] = ()) -> str:
-    """Return a reason as a sentence of a page: it begins with a capital letter unless it begins with a name, and has no pattern in it."""
-    words = PATTERN.sub("it has characters that are not allowed there, or is too long", reason)
-    first = words.partition(" ")[0].removesuffix(":").removesuffix(",")
+    """Return a reason as a sentence of a page: it begins with a capital letter unless it begins with a name."""
+    first = reason.partition(" ")[0].removesuffix(":").removesuffix(",")
     is_word = re.fullmatch(r"[a-z]+(?:'s)?", first) is not None and first.removesuffix("'s") not in names
-    return words[:1].upper() + words[1:] if is_word else words
+    return reason[:1].upper() + reason[1:] if is_word else reason
 
 
 def no_right(doing: str, right: Right, session: Session) -> Wrong:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from fleetcast.counted import named
 from hub.web.console import moments
 from hub.web.console.sentence import nodes_where, path, short, shown
 
@@ -80,6 +81,7 @@ def environment() -> Environment:
         lasting=moments.lasting,
         lasting_coarse=moments.lasting_coarse,
         counted=moments.counted,
+        noun=named,
     )
     found.globals["ui"] = found.get_template("macros.html").module
     return found

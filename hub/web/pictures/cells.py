@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Final
 from urllib.parse import quote
 
+from fleetcast.counted import named
 from hub.core.rollouts.tally import BY_NEED, CLASSES, ClassName
 from hub.web.pictures.svg import Html, count, figures, number, shown, text, words
 
@@ -196,7 +197,7 @@ def _title(group: Sequence[Cell]) -> str:
     site = f"{group[0].site}, " if group[0].site and group[0].site == group[-1].site else ""
     if worst in ("moving", "waiting"):
         parts = [(sum(one.state == state for one in group), word) for state, word in _VERBS]
-        return f"{site}{of} nodes: " + ", ".join(f"{count(nodes)} {word}" for nodes, word in parts if nodes)
+        return f"{site}{of} {named(len(group), 'node')}: " + ", ".join(f"{count(nodes)} {word}" for nodes, word in parts if nodes)
     wrong = [one for one in group if one.state == worst]
     why = sorted({one.title for one in wrong if one.title})[:3]
     return f"{site}{count(len(wrong))} of {of}: {worst.replace('_', ' ')}" + (f", {', '.join(why)}" if why else "")

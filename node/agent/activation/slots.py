@@ -10,6 +10,7 @@ from node.agent.activation.endpoint_check import Endpoint, is_not_served
 from node.agent.activation.fetcher import Fetcher
 from node.agent.activation.garbage_collection import GarbageCollection, held
 from node.agent.activation.manifests import Manifests
+from node.agent.activation.owed_commands import OwedCommands
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.receipts import Receipts
 from node.agent.activation.repairs import Repairs, damage_of
@@ -71,10 +72,11 @@ class Slots:
         server.watch_files(lambda model, digest, reason: post(WorkerGone(model, digest, reason, 1, is_damaged=True)))
         self._endpoint, self._trials = Endpoint(server, post=post, monotonic=monotonic), Trials(store)
         self._slots, self._numbers = dict[str, ModelSlot](), count(1)
-        self._tickets: dict[bytes, int] = {}  # The newest start of each release's worker.
+        self._tickets = dict[bytes, int]()  # The newest start of each release's worker.
         self._restoring: set[bytes] = set()
         self._restore_again: dict[bytes, tuple[int, MonotonicSeconds | None]] = {}  # tries so far, and when the next begins, unless it runs
         self._repairs = Repairs(monotonic)
+        self._owed = OwedCommands(self._carry_out, monotonic)
         self._garbage = GarbageCollection(store, artifacts, manifests, parameters)
         self._idle_reports: dict[str, Slot] = {}  # Cached reports of idle slots.
         self.changed = True
@@ -235,6 +237,7 @@ class Slots:
                 self._judge_probation(slot, slot.serving, now)
             elif slot.state == "probation" and slot.serving is not None and slot.serving.digest not in self._restoring:
                 self._apply(slot, lifecycle.settled(slot, now=int(now)), now)  # it had proved itself here before
+        self._owed.again(self._slots, self._restoring, now)
         self._endpoint.tick()
 
     def parameters_changed(self) -> None:
@@ -271,9 +274,7 @@ class Slots:
             self.changed = True
             self._traces.moved(before, slot, step.move)
         self._server.announce_coming(slot.model, coming(self._slots.get(slot.model, slot)))
-        for command in step.commands:
-            if command not in reports_at_once:
-                self._carry_out(slot, command, now)
+        self._owed.carry_out(slot, [one for one in step.commands if one not in reports_at_once], now)
 
     def _carry_out(self, slot: ModelSlot, command: lifecycle.Command, now: WallSeconds) -> None:
         match command:
@@ -351,13 +352,13 @@ class Slots:
                 self._apply(slot, lifecycle.failed(slot, refusal.code, refusal.reason, now=int(now)), now)
             return
         self._serving_begins(slot.model, target)
-        for old in {one.digest for one in (slot.last_good,) if one is not None} | self._others(slot):
-            if old == target.digest:
-                continue  # what serves is never what makes way
+        makes_way = {one.digest for one in (slot.last_good,) if one is not None} | self._others(slot)
+        for old in makes_way - {target.digest}:
             if old == getattr(slot.last_good, "digest", None) and self._manifests.get(target.digest).limits.shadow is not None:
                 self._compare_old(slot.model, old)
             else:
                 self._retire(old)
+        self._owed.done(slot.model, lifecycle.Switch(target))
 
     def _compare(self, slot: ModelSlot, target: Target) -> None:
         if slot.serving is not None and slot.serving.digest not in self._restoring:  # else as soon as it is back
@@ -580,8 +581,6 @@ class Slots:
             return self._server.stats(model, target.digest)
         except Refused:
             return None
-
-    # The disk
 
     def announced(self, releases: Sequence[Release]) -> None:
         """Take in a model's current releases: what the newer ones are deltas of is kept."""

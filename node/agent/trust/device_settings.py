@@ -54,8 +54,10 @@ class HubSettings:
         accepts = frozenset(settings.hub_may_set)
         self._site = SiteTerms(settings.labels, settings.cohort, settings.telemetry, settings.budgets, accepts)
         self.in_force: EffectiveSettings = effective_settings(self._site, None)
+        self._followed = self.in_force  # What every part goes by.
         self._envelope: Envelope | None = None  # What is in force has come in it.
         self._pending: Envelope | None = None
+        self._is_looking = False
         self._is_from_disk = False  # Whether what is pending was accepted before this process began.
         self._reported = ""
         self._looked_at = clocks.NEVER
@@ -82,8 +84,16 @@ class HubSettings:
 
     def look_again(self) -> None:
         """Judge what is pending: by the time and the trusted metadata of now."""
-        envelope = self._pending
-        if envelope is None or (keys := self._trust.rollout_keys()) is None:
+        if self._pending is None or self._is_looking:
+            return  # What goes by the settings asks for a look, too.
+        self._is_looking = True
+        try:
+            self._judge(self._pending)
+        finally:
+            self._is_looking = False
+
+    def _judge(self, envelope: Envelope) -> None:
+        if (keys := self._trust.rollout_keys()) is None:
             return  # Nothing is trusted yet.
         if envelope == self._envelope:
             self._settle()
@@ -102,15 +112,16 @@ class HubSettings:
             self._store.set_fact(SERIAL, found.serial)
         else:
             self._store.raise_fact(SERIAL, found.serial)  # The store may have been lost since.
+        self.in_force = effective
+        if effective != self._followed:  # Else the hub has renewed it.
+            self._store.set_fact(TELEMETRY_OFF, int(self._site.telemetry and not effective.telemetry))
+            log.info("settings.accepted", serial=found.serial, ignored=list(effective.ignored))
+            self.changed(effective)
+            self._followed = effective
+        # A full disk may have stopped any of this: only now there is nothing left to be done again.
         self._envelope = envelope
         self._settle()
         self._find_key(found.key_refused)
-        if effective == self.in_force:
-            return  # The hub has renewed it.
-        self.in_force = effective
-        self._store.set_fact(TELEMETRY_OFF, int(self._site.telemetry and not effective.telemetry))
-        log.info("settings.accepted", serial=found.serial, ignored=list(effective.ignored))
-        self.changed(effective)
 
     def _judged(self, envelope: Envelope, keys: Mapping[str, Key]) -> tuple[DeviceSettings, EffectiveSettings]:
         found = codec.decode(DeviceSettings, opened(envelope, "settings", keys))

@@ -69,6 +69,7 @@ class Statements:
         self._online = self._is_old_read = self._is_hub_new = False
         self._looked_at = self._connected_at = self._doubted_at = clocks.NEVER
         self._is_suspect = self._is_session_new = False
+        self._is_unproven = False  # Roles are trusted by which no statement was looked at yet.
         self.followed: frozenset[str] = frozenset()  # Models whose deployments and releases are read.
 
     def begin(self, view: View | None) -> None:
@@ -228,6 +229,7 @@ class Statements:
         self._accepted_alone(view)
         is_new = before is None or view.snapshot_version != before.snapshot_version or view.root_version != before.root_version
         self._view = view
+        self._is_unproven = self._is_unproven or is_new
         if is_new:
             self._lacking.clear()
         if self._reason() is None or self._reason() != self._roles.reason:
@@ -235,8 +237,7 @@ class Statements:
         else:
             self._requests.failed(ROLES, self._monotonic())
         self._believe(view)
-        if is_new:
-            self._prove_again()
+        self.prove_again()
 
     def _take_index(self, index: DeploymentIndex) -> None:
         """Look which models may concern this node: the index is a hint, and a false one costs no more than withheld topics."""
@@ -282,7 +283,8 @@ class Statements:
         before, self._view = self._view, view
         if before is None or view.snapshot_version != before.snapshot_version or view.root_version != before.root_version:
             self._lacking.clear()
-            self._prove_again()
+            self._is_unproven = True
+        self.prove_again()
 
     def disbelieves(self) -> None:
         """Take in that a bundle on the old topic was refused."""
@@ -296,13 +298,15 @@ class Statements:
             self._lacking[model] = version
             self._looked_at = clocks.NEVER
 
-    def _prove_again(self) -> None:
-        """Look at all statements by the roles that are trusted now: another key may sign them."""
-        before, self._deployments = self._deployments, self._trust.deployments()
+    def prove_again(self) -> None:
+        """Look at all statements by the roles that are trusted now, unless that was done: another key may sign them."""
+        if not self._is_unproven:
+            return
+        self._deployments = self._trust.deployments()
         for model, envelope in list(self._waiting.items()):
             self.take_deployments(model, envelope)
-        if self._deployments != before:
-            self._changed()
+        self._is_unproven = False
+        self._changed()
 
     # Roles
 

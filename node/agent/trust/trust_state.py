@@ -30,6 +30,7 @@ log = structlog.get_logger()
 CARRIED_SECONDS = 1.0  # how often the folder of what was carried here is looked at
 FAILED_SECONDS = 60.0  # until it is looked at again after a fault
 DEADLINE_SECONDS = 30.0  # how often is looked whether a rollout's deadline has passed
+OWED_SECONDS = 5.0  # Between two tries to bring about what an error has prevented.
 CLOCK = "the clock"  # A subject of findings.
 CLOCK_SECONDS = 1.0  # how often is looked whether the clock was set
 
@@ -86,6 +87,7 @@ class TrustState:
         self._doubted: int | None = None  # The time that the clock is behind, where it is.
         self._zone = zone_of(settings.time_zone) if settings.time_zone else system_zone()
         self._not_understood: dict[str, int] = {}  # Models whose newest statement was refused, and the serial of the one that stands.
+        self._is_owed, self._owed_at = False, clocks.NEVER  # Whether what is believed has not had its effect on every slot.
         self._reported: dict[str, str] = {}  # Rollouts that are not understood, by model, as they were last reported.
 
     def begin(self, slots: Slots) -> None:
@@ -157,7 +159,17 @@ class TrustState:
     def _chosen(self, read: Collection[str], left: Collection[str]) -> None:
         self.models = (self.models | set(read)) - set(left)
 
+    def look_at_owed(self, now: clocks.MonotonicSeconds) -> None:
+        """Follow what a full disk, or another error, kept from its effect: no message would come again for it."""
+        if now - self._owed_at < OWED_SECONDS:
+            return
+        self._owed_at = now
+        self._statements.prove_again()
+        if self._is_owed:
+            self._changed()
+
     def _changed(self) -> None:
+        self._is_owed = True
         statements = self.statements()
         for model, serial in list(self._not_understood.items()):
             if model in statements and statements[model].serial > serial:
@@ -165,9 +177,12 @@ class TrustState:
                 self._findings.put("rollout", model, ())
         self._follow()
         self._apply_parameters()
+        self._is_owed = False
 
     def _stands(self, model: str) -> None:
         """Take in that the hub says what this node follows: what was refused in between was somebody else's."""
+        if self._is_owed:
+            self._changed()
         if self._not_understood.pop(model, None) is not None:
             self._findings.put("rollout", model, ())
 
@@ -181,9 +196,11 @@ class TrustState:
 
     def relabelled(self) -> None:
         """Take in that this device may have other labels: it belongs to where it now is, also in the midst of a rollout."""
+        self._is_owed = True
         self._statements.look_at_facts()
         self._apply_parameters()
         self._follow()
+        self._is_owed = False
 
     # Releases, and the bundles of hubs before deployments
 

@@ -18,6 +18,7 @@ from schemas.accuracy import Accuracy
 from schemas.document import Fact
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import KIB, WINDOW_ROWS_MAX
+from schemas.patterns import wrong_text
 
 BODY_BYTES_MAX = 4 * KIB  # four short fields
 ID_CHARACTERS_MAX = 128
@@ -77,9 +78,10 @@ def parse(body: bytes) -> LabelCounts:
 
 def invalid(error: ValidationError) -> Refused:
     """Return the first mistake, as a sentence."""
-    first = error.errors(include_url=False, include_context=False)[0]
+    first = error.errors(include_url=False)[0]
     where = ".".join(map(str, first["loc"])) or "labels"
-    return Refused(Code.REQUEST_INVALID, f"{where}: {first['msg']}, found {str(first['input'])[:64]!r}")
+    wrong = wrong_text(first) or f"{first['msg']}, found {str(first['input'])[:64]!r}"
+    return Refused(Code.REQUEST_INVALID, f"{where}: {wrong}")
 
 
 @dataclass(frozen=True, slots=True)

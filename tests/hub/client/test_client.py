@@ -133,7 +133,7 @@ def test_a_token_comes_from_a_file_or_the_environment(tmp_path: Path) -> None:
     assert place_of("https://h", environment={"FLEETCAST_TOKEN": " fct_x "}).token == "fct_x"
     assert place_of("https://h", token="t", environment={"FLEETCAST_CA_FILE": "/ca"}).ca_file == Path("/ca")
     for given, reason in (
-        ({}, "none was given"),
+        ({}, "no token is given"),
         ({"FLEETCAST_TOKEN_FILE": "/nowhere"}, "No such file"),
         ({"FLEETCAST_TOKEN": "a b"}, "1 to"),
     ):

@@ -15,6 +15,13 @@ from hub.client.place import place_of
 from schemas.errors import Code, Refused, Unreachable
 
 
+def test_a_missing_token_claims_nothing_of_a_hub_that_was_not_asked() -> None:
+    with pytest.raises(Refused) as caught:
+        place_of("http://127.0.0.1:1", environment={})
+
+    assert caught.value.reason.startswith("no token is given for the hub at http://127.0.0.1:1: put it into a file")
+
+
 def answer(status: int, body: object = None, kind: str = "application/json", **headers: str) -> bytes:
     content = json.dumps(body).encode() if not isinstance(body, bytes) else body
     named = {"content-type": kind, "content-length": str(len(content)), "connection": "close", **headers}

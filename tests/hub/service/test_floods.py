@@ -16,7 +16,7 @@ from hub.database.hearing import Hearing
 from hub.database.store import NodeRow
 from hub.publish.block_store import BlockStore
 from hub.service.alerts.event_log import Notes
-from hub.service.broker.inbox import Inbox
+from hub.service.broker.inbox import LANES, Inbox, OtherFleet
 from hub.service.broker.mqtt import RECEIVE_MAX, StateArrived
 from hub.service.rollouts.listening import ListeningClock
 from hub.service.rollouts.release_lookup import Releases
@@ -150,9 +150,22 @@ def test_a_session_that_goes_on_brings_again_what_waits_and_a_new_one_does_not()
 
 def test_what_is_on_no_topic_of_the_fleet_waits_in_a_lane_of_its_own() -> None:
     inbox = Inbox(Topics("main"), SETTINGS)
-    inbox.put(message("fleetcast/v1/other/want/n1"))
+    inbox.put(message("fleetcast/v1/main/elsewhere"))
 
     assert len(inbox.take("other", 10)) == 1
+
+
+def test_what_is_of_another_fleet_waits_nowhere_and_is_reported_once_a_connection() -> None:
+    inbox = Inbox(Topics("main"), SETTINGS)
+    for mid in range(1, 10_000):
+        inbox.put(message("fleetcast/v1/other/want/n1", mid=mid))
+
+    assert inbox.events() == [OtherFleet("other")]
+    assert not any(inbox.count(lane) for lane in LANES)
+    assert inbox.lost() is None
+    inbox.put(Connected(True, 1, retain_available=True))
+    inbox.put(message("fleetcast/v1/other/want/n1"))
+    assert inbox.events()[1:] == [OtherFleet("other")]
 
 
 def ingest_of(fleet: Fleet, now: list[float]) -> tuple[Ingest, ListeningClock]:

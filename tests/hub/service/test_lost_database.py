@@ -4,14 +4,21 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import psycopg
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
 from bench import shared_ingest
+from hub.database.leadership import Deposed
+from hub.database.members import Members
 from hub.database.store import Store, WindowRow
 from schemas.errors import Code, Refused, Unreachable
 from schemas.names import sha256
@@ -163,3 +170,48 @@ def test_a_server_without_room_refuses_and_goes_on_when_there_is_some(server: Se
             db.execute(b"DROP DATABASE full_one")
             db.execute(b"DROP TABLESPACE small")
     shutil.rmtree(disk_folder, ignore_errors=True)
+
+
+@pytest.fixture
+def _logs() -> Iterator[None]:
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("_logs")
+def test_processes_without_a_database_pause_ever_longer_and_come_back(mosquitto: brokers.Broker, tmp_path: Path, server: Server) -> None:
+    shared = SharedFleet.make(tmp_path / "fleet", mosquitto, url=server.make("hub"))
+    roles = ("ingest", "blocks", "web")
+    with ExitStack() as stack, capture_logs() as lines:
+        for role in roles:
+            stack.enter_context(shared.running(role, name=role if role != "ingest" else "one"))
+        server.stop(signal.SIGQUIT)
+        began = time.monotonic()
+        until("failures", lambda: len(failures(lines)) >= 6 * len(roles))
+        took = time.monotonic() - began
+        many = len(failures(lines))
+        server.start()
+        members = Members(shared.store.database)
+        until("all processes", lambda: len([one for one in members.all() if one.is_live]) == len(roles), seconds=60)
+
+    assert took > 3.0  # The sixth attempt of each comes after pauses of 0.2, 0.4, 0.8, 1.6 and 3.2 s, each at least the half of it.
+    assert many <= 7 * len(roles)
+    assert all(line["again_seconds"] <= 30 for line in failures(lines))
+
+
+def failures(lines: list[Any]) -> list[Any]:
+    return [line for line in list(lines) if line["event"] == "store.failed"]
+
+
+def test_a_leader_whose_database_went_away_ends_with_the_true_reason(mosquitto: brokers.Broker, tmp_path: Path, server: Server) -> None:
+    shared = SharedFleet.make(tmp_path / "fleet", mosquitto, url=server.make("hub"))
+
+    def run() -> None:
+        with shared.running("controller") as leader:
+            server.stop(signal.SIGQUIT)
+            until("the end of the lead", lambda: leader._leadership is not None and not leader._leadership.leads)
+            leader.turn()
+
+    with pytest.raises(Deposed, match=r"the lead is held by a connection to the database, and that has ended \(.+\); start it again"):
+        run()

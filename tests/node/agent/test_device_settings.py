@@ -13,12 +13,15 @@ from securesystemslib.signer import CryptoSigner
 from fleetcast.mqtt_connection import Published
 from hub.signing.envelopes import seal
 from node.agent.loop import Agent
+from node.agent.trust.device_settings import SERIAL
 from node.core.delivery.byte_quota import Policy
+from node.core.trust.clock import MonotonicSeconds
 from node.settings import NodeSettings
+from node.storage.store import TELEMETRY_OFF
 from schemas import codec
 from schemas.deployments import Envelope
 from schemas.device_settings import DeviceSettings, LinkBudget
-from schemas.errors import Code
+from schemas.errors import Code, Refused
 from schemas.limits import LABELS_MAX
 from schemas.names import sha256
 from schemas.receipt import Receipt, SealedReceipt
@@ -115,6 +118,53 @@ def test_settings_are_in_force_at_once_and_after_a_restart(node: Node) -> None:
     state = node.state()
     assert state.profile is not None
     assert (state.profile.labels, state.cohort, node.agent._telemetry.sends) == (OWN["labels"], "line", True)
+
+
+@pytest.mark.parametrize("fact", [SERIAL, TELEMETRY_OFF])
+def test_settings_that_a_full_disk_stopped_halfway_are_in_force_once_there_is_room(
+    node: Node, monkeypatch: pytest.MonkeyPatch, fact: str
+) -> None:
+    store, written = node.agent._store, node.agent._store.set_fact
+
+    def full(name: str, value: int) -> None:
+        if name == fact:
+            raise Refused(Code.DISK_FULL, "no room")
+        written(name, value)
+
+    monkeypatch.setattr(store, "set_fact", full)
+    with pytest.raises(Refused):
+        node.takes(1, cohort="other", telemetry=False)
+    monkeypatch.undo()
+
+    node.takes(1, cohort="other", telemetry=False)
+
+    assert (node.state().cohort, node.agent._telemetry.sends, node.agent._reporter.windows) == ("other", False, False)
+
+
+@pytest.mark.parametrize("again", ["it comes again", "nothing comes"])
+def test_a_statement_that_a_full_disk_kept_from_its_effect_has_it_once_there_is_room(
+    node: Node, monkeypatch: pytest.MonkeyPatch, again: str
+) -> None:
+    said, trust = node.fleet.deploy("1.0.0", serial=1), node.agent._trust_state
+    node.fleet.release("1.0.0")
+    node.trusts()
+    trust.take_model(node.fleet.models("1.0.0"))
+
+    def full(*_: object) -> None:
+        raise Refused(Code.DISK_FULL, "no room")
+
+    monkeypatch.setattr(node.agent._store, "put_slot", full)
+    with pytest.raises(Refused):
+        trust._statements.take_deployments("delay", said)
+    assert "delay" not in node.agent._store.slots()
+    monkeypatch.undo()
+
+    if again == "it comes again":
+        trust._statements.take_deployments("delay", said)
+    else:
+        trust.look_at_owed(MonotonicSeconds(time.monotonic()))
+
+    assert node.agent._store.slots()["delay"].target is not None
 
 
 def test_a_budget_is_lowered_and_never_raised(node: Node) -> None:

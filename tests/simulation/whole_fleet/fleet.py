@@ -187,8 +187,9 @@ class Fleet:
     def _resume(self, model: str) -> str:
         return self._command("resume", model)
 
-    def _back(self, model: str) -> str:
-        return self._command("back", model)
+    def _back(self, model: str, pin: int = -1) -> str:
+        """Take back the rollout of a model, or that of a device's pin."""
+        return self._command("back", model, *(("--deployment", f"pin-n{pin}") if pin >= 0 else ()))
 
     def _pin(self, model: str, version: str, node: int) -> str:
         """Hold one device at a release."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hub.core.roles.rivals import BEAT_SECONDS
+from hub.core.rollouts.node_class import class_of
 from hub.core.rollouts.refusals import findings_of
 from schemas import codec
 from schemas.deployments import Deployment
@@ -77,6 +78,8 @@ def _of_node(fleet: Fleet, machine: NodeMachine, model: str) -> Iterator[str]:
     has_served = any(fleet.made.name_of(one.digest) not in BAD and one.at > machine.lost_at for one in ran)
     decides = fleet.decides(machine, model)
     wish = None if _refuses(fleet, machine, model) else _wish(fleet, machine, decides, model, serving)
+    if wish is not None and wish == answers and (found := _class(fleet, machine, decides, model)) in {"moving", "waiting"}:
+        yield f"{who}: it serves {answers}, as is wanted ({words(decides)}), and the hub has it as {found}"
     if has_served and answers is None and wish != "":
         yield f"{who}: it has served {fleet.made.name_of(ran[-1].digest)}, and {how}"
     if wish is not None and wish != (answers or "") and wish not in BAD:
@@ -104,6 +107,14 @@ def _wish(fleet: Fleet, machine: NodeMachine, decides: Deployment | None, model:
         return fleet.made.name_of(before)  # going back is to the node's own release before this rollout
     moved, now = machine.agent._store.moved(model), int(machine.clocks.wall())
     return wants(decides, machine.node, machine.labels, serving=digest, moved=moved, now=now)
+
+
+def _class(fleet: Fleet, machine: NodeMachine, decides: Deployment | None, model: str) -> str | None:
+    """Return the class in which the hub has a node that is heard; None where it does not know the node."""
+    node = fleet.hub.service._ingest.nodes.get(machine.node) if fleet.hub.service is not None else None
+    if node is None or decides is None:
+        return None
+    return class_of(decides, node, model=model, heard=True, silent_seconds=0, failed_from=2**53, now=int(fleet.hub.clocks.wall())).name
 
 
 def _receipt(machine: NodeMachine, model: str) -> Receipt | None:

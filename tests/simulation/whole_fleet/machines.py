@@ -100,7 +100,7 @@ class Machine:
             self._off()
 
     def client(self, *arguments: Any, client_id: str, **named: Any) -> SimClient:
-        made = SimClient(self.broker, self.road, client_id)
+        made = SimClient(self.broker, self.road, client_id.rpartition(".")[2])  # One fleet: its name says nothing.
         self.clients = [made]
         return made
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from fleetcast.counted import counted as number_of
 from hub.database.rows import AlertRow
 from hub.operations.alert_states import WEEK_SECONDS, deliveries_of, is_open
 from hub.web.console.moments import moment
@@ -49,7 +50,7 @@ def load(view: View) -> Answer:
     kept = {name: view.query.get(name) for name in ("state", "limit")}
     return Answer(
         _sentence(count, ended),
-        "fleetcast watch",
+        "fleetcast watch --history --kind alert",
         {
             "rows": [_row(row, now_open, told, view.now) for row in _open_first(rows, now_open)],
             "state": state,
@@ -60,6 +61,7 @@ def load(view: View) -> Answer:
             "left_out": max(0, count - OPEN_MAX),
         },
         title="alerts",
+        cli_besides="" if state == "all" else "other alerts",
         needs=count,
     )
 
@@ -79,7 +81,7 @@ def matters_of(view: View) -> list[tuple[str, str, str]]:
 
 
 def _sentence(count: int, ended: int) -> str:
-    lately = f"{ended} alert{'' if ended == 1 else 's'} ended in the last 7 days."
+    lately = f"{number_of(ended, 'alert')} ended in the last 7 days."
     return f"{count} {'thing is' if count == 1 else 'things are'} open. {lately}" if count else f"Nothing is open. {lately}"
 
 

@@ -1,5 +1,6 @@
 """Answer whether we paid what we planned: bytes planned against spent, by class of link, by release and by site."""
 
+import shlex
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, get_args
@@ -40,7 +41,7 @@ def load(view: View) -> Answer:
     out = _out_of_budget(view) if is_today else []
     return Answer(
         _sentence(every, day, is_today=is_today),
-        "fleetcast ledger MODEL@VERSION",
+        shlex.join(["fleetcast", "bytes", *([] if is_today else ["--day", day.isoformat()]), "--by", by]),
         {
             "links": [{**_row(one, full), "nodes_at": _nodes_at(day, {"link": one.name})} for one in shown],
             "chips": _chips(day, by, only),
@@ -62,6 +63,7 @@ def load(view: View) -> Answer:
             "receipts_max": byte_sums.RECEIPTS_MAX,
         },
         title=f"bytes {'today' if is_today else day.isoformat()}",
+        cli_besides=f"bytes of other {' and '.join(f'{name}s' for name in only)}" if only else "",
         lead=f"By receipts{' and reports' if is_today else ''} of {number_of(every.nodes, 'node')}, day of UTC. {ADDS_UP}",
     )
 
@@ -99,16 +101,7 @@ def _chips(day: date, by: By, only: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def _day(view: View) -> date:
-    text, today = view.query.get("day"), datetime.fromtimestamp(view.now, UTC).date()
-    if text is None:
-        return today
-    try:
-        found = date.fromisoformat(text) if len(text) == 10 else None
-    except ValueError:
-        found = None
-    if found is None or not date(2000, 1, 1) <= found <= today:
-        raise Refused(Code.REQUEST_INVALID, f"day is a past day such as {today.isoformat()}, not {text[:20]!r}")
-    return found
+    return datetime.fromtimestamp(byte_sums.begin_of(view.query.get("day"), view.now), UTC).date()
 
 
 def _by(view: View) -> By:

@@ -8,7 +8,9 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from fleetcast.counted import verb
+from fleetcast.counted import counted as number_of
+from fleetcast.counted import named, verb
+from fleetcast.sentence_end import ended
 from hub.core.drift import shift_size
 from hub.database.drift_queries import Findings
 from hub.operations import csv_exports, drift_story
@@ -85,7 +87,9 @@ def _answer(view: View, rows: Sequence[dict[str, Any]], chosen: dict[str, Any] |
             "chosen": chosen,
             "chosen_name": f"{chosen['model']} {chosen['version']}, {chosen['cohort']}" if chosen is not None else "",
             "evidence": _evidence(chosen, tests) if chosen is not None else None,
-            "evidence_note": f"a point in {lasting(tests[-1].seconds)}, {counted(tests[-1].windows)} nodes" if tests else "",
+            "evidence_note": f"a point in {lasting(tests[-1].seconds)}, {counted(tests[-1].windows)} {named(tests[-1].windows, 'node')}"
+            if tests
+            else "",
             "signals": [_signal(one) for one in story.signals] if story is not None else [],
             "period": story.summary if story is not None else "",
             "outputs": _effects(view, story) if story is not None else [],
@@ -118,7 +122,7 @@ def _sentence(rows: Sequence[dict[str, Any]], now: int) -> Markup | str:
         first = drifting[0]
         named = f"{first['model']} {first['version']} in cohort {first['cohort']}, since {_since(first, now)}"
         more = f", and {len(drifting) - 1} more" if len(drifting) > 1 else ""
-        count = f"{len(drifting)} of {len(rows)} streams {verb(len(drifting), 'drift')}: "
+        count = f"{len(drifting)} of {number_of(len(rows), 'stream')} {verb(len(drifting), 'drift')}: "
         return said(count, link(named, _at(first), "bad"), more)
     judged = sum(row["state"] in {"quiet", "left"} for row in rows)
     if judged:
@@ -191,7 +195,7 @@ def ask_known(view: View) -> Asking:
         text=said(f"{name} stays ", code("drifts"), "; the fleet page counts it as known until its evidence doubles or 7 days are over."),
         no="Leave it open",
         yes="Mark as known",
-        cli="fleetcast drift",
+        cli="",
         back_to=_at(row),
         etag=str(row["since"]),
         figure=f"drifts since {_since(row, view.now)}",
@@ -280,7 +284,7 @@ def _story(view: View, row: dict[str, Any]) -> tuple[Story | None, str]:
         except Refused as refused:
             if signal or at:
                 raise
-            return None, f"Nothing is drawn: {refused.reason}."
+            return None, ended(f"Nothing is drawn: {refused.reason}")
 
     if row["state"] == "too few":
         return None, f"Nothing is drawn: {row['reason']}."

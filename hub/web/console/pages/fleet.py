@@ -224,7 +224,11 @@ def matter_row(view: View, one: Matter) -> dict[str, Any]:
         has_sites = any(SITE in node.labels for node in view.snapshot.seen.nodes.values())
         site = f",{SITE}={one.site}" if one.site else f",!{SITE}" if has_sites else ""
         where = f"state=unreachable{site}"
-        return {"class": one.name, "at": at, "text": said(link(f"{len(one.lines)} nodes{site}", nodes_where(where)), " are unreachable")}
+        return {
+            "class": one.name,
+            "at": at,
+            "text": said(link(f"{number_of(len(one.lines), 'node')}{site}", nodes_where(where)), " are unreachable"),
+        }
     line = one.lines[0]
     node = link(line.node.name, path("nodes", line.node.name))
     words = {"refused": " refused ", "rolled_back": " rolled back ", "expired": " missed the deadline", "unreachable": " is unreachable"}

@@ -4,6 +4,7 @@ import time
 from datetime import datetime
 from typing import Final
 
+from fleetcast.counted import counted as number_of
 from hub.operations import api_tokens
 from hub.web.console.moments import moment
 from hub.web.console.page import Answer, Asking, Done, Given, Input, Page, Question, View, etag_of
@@ -17,7 +18,7 @@ def load(view: View) -> Answer:
     """Return the page of tokens."""
     rows = api_tokens.rows(view.fleet)
     good = sum(row["state"] == "good" for row in rows)
-    sentence = f"{good} of {len(rows)} tokens are good" if rows else "There is no token"
+    sentence = f"{good} of {number_of(len(rows), 'token')} {'is' if good == 1 else 'are'} good" if rows else "There is no token"
     return Answer(sentence, "fleetcast tokens list", {"rows": rows}, title="tokens")
 
 
@@ -28,7 +29,8 @@ def _make(view: View) -> Asking:
                   "a publisher reads and publishes, an admin may do everything."),
         no="Make none",
         yes="Make the token",
-        cli="fleetcast tokens make NAME --role viewer",
+        cli="fleetcast tokens make NAME --role ROLE",
+        blanks="its name and role",
         back_to="/keys",
         fields=(
             Input("token_name", "Name", characters_max=api_tokens.NAME_CHARACTERS_MAX),

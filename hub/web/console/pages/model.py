@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from fleetcast.counted import named
 from hub.operations.deployed import model_of
 from hub.operations.opened_fleet import check_model
 from hub.operations.rollout_rows import deployment_rows
@@ -59,13 +60,13 @@ def _sentence(name: str, lines: list[dict[str, Any]], nodes: int) -> Markup:
     if not nodes:
         return said(f"{name} runs on no node")
     if len(lines) == 1 and nodes > 1:
-        return said(link(f"All {counted(nodes)} nodes", lines[0]["address"]), f" with {name} serve {lines[0]['version']}")
+        return said(link(f"All {counted(nodes)} {named(nodes, 'node')}", lines[0]["address"]), f" with {name} serve {lines[0]['version']}")
     shown = [
         link(f"{counted(one['nodes'])} {'serves' if one['nodes'] == 1 else 'serve'} {one['version']}", one["address"]) for one in lines[:3]
     ]
     rest = sum(one["nodes"] for one in lines[3:])
     parts = [*shown, *([said(f"{counted(rest)} serve others")] if rest else [])]
-    every = link(f"{counted(nodes)} {'node' if nodes == 1 else 'nodes'}", path("nodes", serves=name))
+    every = link(f"{counted(nodes)} {named(nodes, 'node')}", path("nodes", serves=name))
     return said("Of ", every, f" with {name}, ", listed(parts, " and "))
 
 

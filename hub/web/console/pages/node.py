@@ -4,7 +4,9 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from fleetcast.counted import counted as number_of
 from fleetcast.error_help import MEANINGS
+from hub.core.delivery.receipt_counts import Counts
 from hub.core.rollouts.fleet import Node
 from hub.core.rollouts.node_class import BY_NEED
 from hub.database.enrolments import Enrolments
@@ -50,7 +52,7 @@ def load(view: View) -> Answer:
             "paths": [_path(view, node, one, versions) for one in lines],
             "serves": _serves(view, node),
             "findings": _findings(view, node),
-            "receipts": [_receipt(one, view.now) for one in receipt_lines(receipts, node.public_key)],
+            "receipts": [_receipt(one, view.now) for one in receipt_lines(view.fleet.store, receipts, node.public_key)],
             "budgets": _budgets(node),
             "day": _day(view, node),
             "settings": settings_of(view.fleet, node),
@@ -163,19 +165,20 @@ def _receipt(one: Any, now: int) -> dict[str, Any]:
         "release": f"{one.model} {one.version}".strip() or "a message",
         "code": one.code,
         "reason": one.reason,
-        "figures": _figures(one.evidence),
+        "figures": _figures(one.evidence, one.moved),
         "signer": one.signer,
     }
 
 
-def _figures(evidence: Evidence | None) -> str:
+def _figures(evidence: Evidence | None, moved: Counts) -> str:
+    """Return what a receipt measured, and the bytes of its own move."""
     if evidence is None:
         return ""
     found = [f"{evidence.latency_ms:.3g} ms"] if evidence.latency_ms else []
     found += [f"{megabytes(evidence.memory_bytes)} MB"] if evidence.memory_bytes else []
-    found += (
-        [f"{megabytes(evidence.bytes_received)} MB fetched, {megabytes(evidence.bytes_reused)} reused"] if evidence.bytes_planned else []
-    )
+    if evidence.bytes_planned:
+        here = f"{megabytes(moved.reused)} reused" if moved.planned else "all was here"
+        found.append(f"{megabytes(moved.received)} MB fetched, {here}")
     return ", ".join(found)
 
 
@@ -239,7 +242,7 @@ def _device(view: View, node: Node) -> list[tuple[str, str | Markup]]:
     found: list[tuple[str, str | Markup]] = []
     if profile is not None:
         memory = f"{counted(round(profile.memory_bytes / 2**20))} MiB"
-        found.append(("hardware", f"{profile.arch}, {profile.cores} core{'' if profile.cores == 1 else 's'}, {memory}"))
+        found.append(("hardware", f"{profile.arch}, {number_of(profile.cores, 'core')}, {memory}"))
         found.append(("providers", ", ".join(profile.providers) or "none reported"))
     found.append(("agent", state.software or "not reported"))
     found.append(("link", state.link or "not reported"))

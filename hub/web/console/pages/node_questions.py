@@ -135,6 +135,7 @@ def ask_label(view: View) -> Asking:
         no="Leave them" if len(names) > 1 else "Leave it",
         yes=f"Label {count}",
         cli=shlex.join(["fleetcast", "nodes", "label", "--where", where, "KEY=VALUE"]),
+        blanks="your label",
         back_to=nodes_where(where),
         fields=(Input("label", "Label, as key=value", characters_max=LABEL_CHARACTERS_MAX),),
         figure=_figure(view, names, serials),

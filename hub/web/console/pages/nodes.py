@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from fleetcast.counted import verb
+from fleetcast.counted import named, verb
 from hub.core.rollouts.node_class import BY_NEED
 from hub.core.rollouts.node_filter import STATE_KEY
 from hub.operations import csv_exports
@@ -202,8 +202,10 @@ def _sentence(found: Listing, asked: Asked) -> Markup:
     ]
     ends = [": ", listed(wrong)] if wrong else []
     if asked == Asked():
-        return said(f"{counted(total)} {'node' if total == 1 else 'nodes'}", *(ends or [", none refused or unreachable"]))
-    return said(f"{counted(matched)} of {counted(total)} nodes {verb(matched, 'match') if matched != 1 else 'matches'}", *ends)
+        return said(f"{counted(total)} {named(total, 'node')}", *(ends or [", none refused or unreachable"]))
+    return said(
+        f"{counted(matched)} of {counted(total)} {named(total, 'node')} {verb(matched, 'match') if matched != 1 else 'matches'}", *ends
+    )
 
 
 def _lead(found: Listing, asked: Asked) -> Markup:
@@ -232,7 +234,8 @@ def _narrowed(asked: Asked, to: Requirement) -> Asked:
 
 def _title(found: Listing, asked: Asked) -> str:
     what = ", ".join(one for one in (asked.where, asked.serves, asked.waits, asked.deployment) if one)
-    return f"{counted(len(found.places))} nodes{f': {what}' if what else ''}"
+    count = len(found.places)
+    return f"{counted(count)} {named(count, 'node')}{f': {what}' if what else ''}"
 
 
 def _nobody(found: Listing) -> Markup:

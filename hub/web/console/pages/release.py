@@ -4,6 +4,8 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from fleetcast.counted import counted as number_of
+from fleetcast.counted import named
 from hub.core.publish.check_rules import Check, content_of
 from hub.operations.opened_fleet import check_model
 from hub.operations.release_rows import needed_as, present_deployments
@@ -86,7 +88,7 @@ def _sentence(manifest: Manifest, checks: dict[str, Check], lacks: list[str]) ->
 
 def _variant(manifest: Manifest, one: Any) -> dict[str, Any]:
     wants = one.requirements
-    needs = [", ".join(wants.arch), ", ".join(wants.providers), f"{wants.cores_min} cores" if wants.cores_min else ""]
+    needs = [", ".join(wants.arch), ", ".join(wants.providers), number_of(wants.cores_min, "core") if wants.cores_min else ""]
     needs += [f"{megabytes(wants.memory_bytes_min)} MB of memory" if wants.memory_bytes_min else ""]
     files = manifest.files_of(one.name)
     measured = one.measured
@@ -119,7 +121,9 @@ def _watches(manifest: Manifest) -> Markup:
         return said(f"{manifest.version} watches no signals: it was published without ", code("--reference"), ".")
     names = [one.name for one in baseline.signals]
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return said(f"{len(names)} signals against {baseline.rows:,} rows: ", ", ".join(names[:8]), more, ".")
+    return said(
+        f"{number_of(len(names), 'signal')} against {baseline.rows:,} {named(baseline.rows, 'row')}: ", ", ".join(names[:8]), more, "."
+    )
 
 
 def _parameter(one: Any) -> dict[str, Any]:

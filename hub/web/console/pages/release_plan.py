@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from fleetcast.counted import counted as number_of
 from fleetcast.counted import verb
+from fleetcast.sentence_end import ended
 from hub.core.rollouts import commands
 from hub.operations import planning
 from hub.operations.rollouts import start_of
@@ -101,9 +102,14 @@ def planned_of_release(view: View, model: str, version: str) -> Planned | str:
 
 def cost(one: Planned) -> str:
     """Return what it costs, as questions say it."""
-    if not one.bytes_planned:
+    return cost_in_words(one.bytes_planned, one.roaming)
+
+
+def cost_in_words(total_bytes: int, roaming_bytes: int) -> str:
+    """Return what nodes fetch, as every question about a rollout says it."""
+    if not total_bytes:
         return "0 MB: all hold it"
-    return f"about {megabytes(one.bytes_planned)} MB, {megabytes(one.roaming)} of it roaming"
+    return f"about {megabytes(total_bytes)} MB, {megabytes(roaming_bytes)} of it roaming"
 
 
 def who(one: Planned) -> str:
@@ -127,7 +133,7 @@ def rows(one: Planned) -> list[dict[str, Any]]:
 
 def warnings(one: Planned) -> list[str]:
     """Return what speaks against it: nodes that cannot take it, programs that would not work with it, deployments that lose nodes."""
-    found = [f"{number_of(count, 'node')} cannot take it: {reason}." for reason, count in Counter(one.refusals).most_common(SHOWN)]
+    found = [ended(f"{number_of(count, 'node')} cannot take it: {reason}") for reason, count in Counter(one.refusals).most_common(SHOWN)]
     for each in one.breaks:
         how = "; ".join(each["differences"][:SHOWN])
         found.append(

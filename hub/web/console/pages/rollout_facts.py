@@ -12,6 +12,7 @@ from fleetcast.counted import verb
 from hub.core.rollouts import deployments, gates
 from hub.core.rollouts.deployments import Model
 from hub.core.rollouts.gates import Verdict
+from hub.core.rollouts.moves import is_where_it_was
 from hub.core.rollouts.node_class import CLASSES, ClassName
 from hub.core.rollouts.rollout import DEAF_BEGINS
 from hub.core.rollouts.stage_order import stages_of
@@ -134,7 +135,7 @@ class RolloutFacts:
             case "halted":
                 return f"is halted: {self.reason}" if self.reason else "is halted"
             case "rolled_back":
-                left = len(self.serving)
+                left = 0 if is_where_it_was(self.deployment) else len(self.serving)
                 return f"goes back: {number_of(left, 'node')} {verb(left, 'serve')} it still" if left else "was taken back"
             case _:
                 return f"{self.stage} {self._held()}"
@@ -164,12 +165,6 @@ class RolloutFacts:
             return ""
         allowed = floor(most * heard + 1e-9)
         return f"failures {failed} of at most {allowed}: one more halts it" if failed + 1 > allowed else ""
-
-    def back_to(self) -> Counter[str]:
-        """Return how many of the nodes that serve its release go back to which; "" where it is not known here."""
-        fallback = self.deployment.fallback
-        version = fallback.version if fallback is not None else ""
-        return Counter({version: len(self.serving)}) if self.serving else Counter()
 
 
 def words_of_gate(verdict: Verdict, facts: RolloutFacts) -> str:

@@ -2,19 +2,19 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from fleetcast.counted import counted as number_of
 from fleetcast.counted import verb
-from hub.core.rollouts import commands
+from hub.core.rollouts import commands, going_back
 from hub.core.rollouts.tally import retries_of
-from hub.operations import rollouts
+from hub.operations import planning, rollouts
 from hub.operations.node_classes import NodeLine
 from hub.operations.queueing import queue
 from hub.web.console.moments import counted
 from hub.web.console.page import Asking, Done, Given, Question, View, etag_of, serial_of
-from hub.web.console.pages.node_words import megabytes
+from hub.web.console.pages.release_plan import cost_in_words
 from hub.web.console.pages.rollout import PATH
 from hub.web.console.pages.rollout_facts import RolloutFacts, rollout_of
 from hub.web.console.sentence import named
@@ -47,13 +47,14 @@ def ask_back(view: View) -> Asking:
     """Return the question behind Take back."""
     facts = _facts(view, {"running", "halted", "done"}, "taken back")
     serving, rest = facts.serving, len(facts.lines) - len(facts.serving)
-    before = {line.node.name: _before(line, facts) for line in serving}
-    to = Counter(before.values())
-    known = _known_versions(facts)
-    where = ", ".join(
-        f"{count} to {known.get(digest, 'an earlier release') if digest else 'no release, as before'}" for digest, count in to.most_common()
-    )
-    holds = sum(_holds(line, before[line.node.name]) for line in serving)
+    nodes = [line.node for line in facts.lines]
+    progress = facts.model.get(facts.deployment.name)
+    if progress is not None:
+        going_back.check_possible(facts.model, progress, nodes)
+    to = going_back.destinations(facts.deployment, nodes, facts.model.name)
+    versions = {digest: version for (name, version), digest in view.fleet.repository.listed().items() if name == facts.model.name}
+    where = ", ".join(f"{count} to {going_back.named(digest, versions.get)}" for digest, count in to.most_common())
+    holds = sum(_holds(line, going_back.destination(facts.deployment, line.node, line.model)) for line in serving)
     missing = len(serving) - holds
     cost = "0 bytes: all hold it." if not missing else f"{holds} of {len(serving)} hold it, the others fetch it."
     each = (
@@ -87,7 +88,7 @@ def ask_approve(view: View) -> Asking:
         facts,
         "approve",
         heading=f"Approve stage {at + 1}?",
-        text=f"When stage {at} has passed, {move}{_cost(facts, mine)}.",
+        text=f"When stage {at} has passed, {move}{_cost(view, facts, mine)}.",
         no="Not yet",
         yes=f"Approve {number_of(len(mine), 'node')}",
         of=[len(mine)],
@@ -199,43 +200,18 @@ def _versions(lines: Sequence[NodeLine]) -> str:
     return f" ({', '.join(parts)})" if parts else ""
 
 
-def _before(line: NodeLine, facts: RolloutFacts) -> bytes:
-    """Return the release that a node served before, as far as its reports say; the fallback of the deployment where they do not."""
-    digest = facts.deployment.release.digest
-    for slot in line.node.state.slots:
-        if slot.model == line.model and slot.last_good not in {None, digest}:
-            return slot.last_good or b""
-    fallback = facts.deployment.fallback
-    return fallback.digest if fallback is not None else b""
+def _holds(line: NodeLine, digest: bytes | None) -> bool:
+    """Return whether a node needs to fetch nothing to serve a release: it is on its disk."""
+    return digest is None or any(slot.model == line.model and digest in {slot.serving, slot.last_good} for slot in line.node.state.slots)
 
 
-def _holds(line: NodeLine, digest: bytes) -> bool:
-    return not digest or any(slot.model == line.model and slot.last_good == digest for slot in line.node.state.slots)
-
-
-def _known_versions(facts: RolloutFacts) -> Mapping[bytes, str]:
-    found = {
-        line.node.serving[line.model].digest: line.node.serving[line.model].version
-        for line in facts.lines
-        if line.model in line.node.serving
-    }
-    for one in facts.model.deployments:
-        found[one.release.digest] = one.release.version
-        if one.fallback is not None:
-            found[one.fallback.digest] = one.fallback.version
-    return found
-
-
-def _cost(facts: RolloutFacts, lines: Sequence[NodeLine]) -> str:
-    """Return what the move of nodes costs, by what it has cost those that moved; "" where none has."""
-    digest = facts.deployment.release.digest
-    slots = [slot for line in facts.lines for slot in line.node.state.slots if slot.model == line.model]
-    planned = [slot.bytes_planned for slot in slots if digest in {slot.target, slot.serving} and slot.bytes_planned]
-    if not planned or not lines:
+def _cost(view: View, facts: RolloutFacts, lines: Sequence[NodeLine]) -> str:
+    """Return what the move of nodes costs, by the same reckoning as the plan and the question before the start; "" where none moves."""
+    if not lines:
         return ""
-    each = sum(planned) / len(planned)
-    roaming = sum(line.node.state.link == "roaming" for line in lines)
-    return f": about {megabytes(each * len(lines))} MB, {megabytes(each * roaming)} of it roaming"
+    states = [line.node.state for line in lines]
+    fetched = planning.fetched_by(view.fleet, facts.model.name, facts.deployment.release.version, states)
+    return f": {cost_in_words(fetched.total_bytes, fetched.roaming_bytes)}"
 
 
 def _done(kind: type[commands.OfDeployment]) -> Callable[[View, Given], Done]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from fleetcast.counted import counted as number_of
+from fleetcast.sentence_end import ended
 from hub.core.rollouts.deployments import Model
 from hub.operations import rollouts
 from hub.operations.deployed import model_of, release_of
@@ -136,7 +137,7 @@ def _besides(view: View, model: str, version: str, place: Mapping[str, str], sta
     try:
         return list(rollouts.start(view.fleet, model, wish).warnings)
     except Refused as refused:
-        return [f"It would be refused: {refused.reason}."]
+        return [ended(f"It would be refused: {refused.reason}")]
 
 
 def _figure(present: Model, found: Planned) -> str:

@@ -78,6 +78,20 @@ def test_a_failure_counts_until_it_was_seen_or_the_release_is_served_after_all()
     assert found(node(failure=Failure("rolled_back", Code.PROBATION_ERRORS, 5), serves=None))[0] == "rolled_back"
 
 
+def test_a_node_that_reports_another_release_since_its_receipt_counts_as_serving_nowhere() -> None:
+    """As after a restore of an older database: until it signs again, its receipt proves what it served then."""
+    newer, done = b"\2" * 32, DEPLOYMENT.model_copy(update={"state": "done"})
+    one = node(serves=NEW, slot={"serving": newer, "serving_version": "1.2.0"})
+    refusing = Finding(kind="rollout", model="m", code=str(Code.TRUST_ROLLBACK), reason="behind")
+
+    assert found(one, done)[0] == "serving"  # The report is not newer than the receipt.
+    since = replace(one, state=one.state.model_copy(update={"at": 2}))
+    assert found(since, done) == ("moving", "reports that it serves 1.2.0, and its last receipt is of 1.1.0: it is asked to sign again")
+    refuses = replace(since, state=since.state.model_copy(update={"findings": (refusing,)}))
+    assert found(refuses, done) == ("refused", Code.TRUST_ROLLBACK)
+    assert report(refuses, done, model="m", listened=Listened(0.0)).serving is False
+
+
 def test_silence_a_later_stage_a_halt_and_a_deadline_are_classes_of_their_own() -> None:
     assert found(node(serves=NEW), heard=False) == ("unreachable", "was not heard for 6 h 12 min")
     later = DEPLOYMENT.model_copy(update={"stages": (Stage(1), Stage(100)), "threshold": 0})

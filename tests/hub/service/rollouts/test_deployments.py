@@ -13,6 +13,7 @@ from hub.core.publish.metadata_expiry import life
 from hub.core.rollouts import commands, fleet
 from hub.core.rollouts.commands import Halt, Resume, Rollback
 from hub.core.rollouts.listening import Listened
+from hub.core.rollouts.node_class import class_of
 from hub.database import tables
 from hub.database.connection import HUB_ACTOR
 from hub.database.hearing import Hearing
@@ -27,7 +28,7 @@ from schemas.deployments import DEFAULT, Deployment, Deployments, Envelope
 from schemas.errors import Code, Refused
 from schemas.names import sha256
 from schemas.rollout import ReleaseRef, Rollout
-from schemas.state import Profile, State
+from schemas.state import Profile, Slot, State
 from tests.databases import only_sqlite, url_of
 from tests.hub.earlier_databases import as_before_versions
 from tests.hub.hubs import Fleet, deployment_of
@@ -162,6 +163,61 @@ def test_a_release_that_was_rolled_out_first_can_be_taken_back(hub: Hub) -> None
     assert (hub.by_name[DEFAULT].state, hub.by_name[DEFAULT].fallback) == ("rolled_back", None)
 
 
+def test_a_pin_to_what_its_node_serves_has_nothing_to_go_back_to(hub: Hub) -> None:
+    hub.ask("start", version="1.0.0")
+    hub.serve(0)
+    hub.ask("start", version="1.1.0")
+    hub.serve(1)
+    hub.ask("deploy_set", name="hold-1", where="node=n1", priority=60, release="1.1.0")
+    serial, answer = hub.signed.serial, hub.ask("rollback", deployment="hold-1")
+
+    assert answer == (
+        "rollout.invalid: the rollout of delay 1.1.0 (deployment hold-1) has nothing to go back to, for its nodes were to serve 1.1.0 "
+        "before it, too; `fleetcast deploy remove delay hold-1` takes the deployment away: 1 node then follows deployment default, which "
+        "runs 1.1.0"
+    )
+    assert (hub.signed.serial, hub.by_name["hold-1"].state) == (serial, "done")
+
+
+def test_a_release_that_began_twice_has_nothing_to_go_back_to(hub: Hub) -> None:
+    hub.ask("start", version="1.0.0")
+    hub.serve(0)
+    hub.ask("start", version="1.0.0", stages=[50, 100])
+    answer = hub.ask("rollback")
+
+    assert "has nothing to go back to, for its nodes were to serve 1.0.0 before it, too" in answer
+    assert "`fleetcast rollout halt delay` stops it; `fleetcast rollout start delay@VERSION` moves its nodes" in answer
+
+
+def test_nodes_that_such_a_rollout_did_move_go_back_to_their_own(hub: Hub) -> None:
+    hub.ask("start", version="1.0.0")
+    hub.serve(0)
+    hub.ask("start", version="1.1.0")
+    hub.serve(1, *(name for name in hub.nodes if name != "n1"))
+    hub.passes(3600)
+    hub.ask("halt")
+    hub.ask("deploy_set", name="default", release="1.1.0")
+    hub.ask("deploy_set", name="default", release="1.1.0")
+    slot = Slot(model="delay", state="active", serving=hub.refs[1].digest, serving_version="1.1.0", last_good=hub.refs[0].digest)
+    n1 = hub.nodes["n1"]
+    moved = fleet.Serving("1.1.0", hub.refs[1].digest, int(hub.now) + 1)
+    hub.nodes["n1"] = replace(n1, state=n1.state.model_copy(update={"slots": (slot,)}), serving={"delay": moved})
+
+    assert "rolled back to 1.1.0 (7 nodes) and 1.0.0 (1 node) by ada" in hub.ask("rollback")
+
+
+def test_a_node_that_serves_what_is_decided_after_going_back_is_serving(hub: Hub) -> None:
+    hub.ask("start", version="1.0.0")
+    hub.serve(0)
+    node = hub.nodes["n1"]
+    # A hub of an earlier version took back what had nothing to go back to.
+    back = hub.by_name[DEFAULT].model_copy(update={"state": "rolled_back", "fallback": hub.refs[0]})
+
+    found = class_of(back, node, model="delay", heard=True, silent_seconds=0, failed_from=0, now=1)
+
+    assert (found.name, found.sentence) == ("serving", "serves 1.0.0")
+
+
 def test_a_deployment_that_is_removed_leaves_no_row_behind(hub: Hub) -> None:
     hub.ask("start", version="1.0.0")
     hub.ask("deploy_set", name="hold", where="node=n1", release="1.1.0")
@@ -171,7 +227,7 @@ def test_a_deployment_that_is_removed_leaves_no_row_behind(hub: Hub) -> None:
     assert before == [DEFAULT, "hold"]
     assert [row.deployment for row in hub.store.rollout_rows()] == [DEFAULT]
     assert answer == "deployment hold of delay is removed"
-    assert hub.ask("deploy_remove", name="hold").startswith("rollout.invalid: there is no deployment hold")
+    assert hub.ask("deploy_remove", name="hold").startswith("request.unknown: there is no deployment hold")
 
 
 def test_commands_name_the_deployment_where_there_are_several(hub: Hub) -> None:

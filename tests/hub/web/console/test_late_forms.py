@@ -4,9 +4,11 @@ import time
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy import update
 
+from hub.database import tables
 from hub.database.rows import NodeRow
-from hub.operations import api_tokens
+from hub.operations import api_tokens, console_sessions
 from hub.web.guard import Door
 from schemas import codec
 from schemas.state import Profile, State
@@ -89,3 +91,39 @@ def test_a_token_that_is_revoked_or_made_twice_was_so_the_first_time(sign_in: Si
     assert "The token board is revoked already" in text_of(revoked[1].text)
     assert "You changed it last, at" in text_of(revoked[1].text)
     assert 'href="/keys">To the tokens' in revoked[1].text
+
+
+@pytest.mark.parametrize("ended", ["idle", "signed out"])
+def test_an_answer_after_the_session_does_nothing_says_so_and_keeps_its_reason(sign_in: SignIn, door: Door, ended: str) -> None:
+    person = sign_in("operator")
+    report(door, "n0", grp="a")
+    form = {**hidden(person.page(LABEL)), "label": "ring=x", "why": "pump 3 & <b>"}
+    if ended == "idle":
+        with door.fleet.store.database.write() as db:
+            db.execute(update(tables.console_sessions).values(used_at=int(time.time()) - console_sessions.IDLE_SECONDS - 60))
+    else:
+        person.answer("/logout")
+    sent = person.send(LABEL, form)
+    page = person.page(sent.headers["location"])
+    token = api_tokens.make(door.fleet, name="again", role="operator", days=1)[1]
+    back = person.send("/login", {"token": token, **hidden(page)})
+    question = person.page(back.headers["location"])
+
+    assert "when your answer came, and nothing was done. Sign in, and you come back to the question." in text_of(page)
+    assert ("You were signed out at" in text_of(page)) == (ended == "idle")
+    assert "Label 1 node? 1 node matches grp=a: n0." in text_of(question)
+    assert 'name="why" value="pump 3 &amp; &lt;b&gt;"' in question
+    assert f'action="{LABEL}"' in question
+    assert not door.fleet.store.open_commands()
+    assert person.send(LABEL, {**hidden(question), "label": "ring=x", "why": "pump 3"}).status_code in {202, 303}
+
+
+@pytest.mark.parametrize(
+    ("fields", "headers"), [({"why": "x" * 9000}, {}), ({"why": "a\nb"}, {}), ({"why": "evil"}, {"origin": "http://evil"})]
+)
+def test_what_is_no_reason_or_comes_from_elsewhere_is_not_kept(sign_in: SignIn, fields: dict[str, str], headers: dict[str, str]) -> None:
+    person = sign_in("operator")
+    person.client.cookies.clear()
+    sent = person.send(LABEL, fields, **headers)
+
+    assert (sent.status_code, sent.headers["location"]) == (303, "/login?next=%2Fnodes%2Flabel%3Fwhere%3Dgrp%253Da&undone=1")

@@ -24,7 +24,7 @@ from hub.web.guard import LOOPBACK_NAMES, Door
 from schemas import codec
 from schemas.analytics_messages import Alert
 from schemas.limits import FINDING_TEXT_MAX
-from schemas.state import Finding, Profile, SettingsInForce, State
+from schemas.state import Finding, Profile, SettingsInForce, State, TelemetryBudget
 from tests.hub.web.conftest import unused  # noqa: F401  # a fixture
 from tests.hub.web.console.people import Person, heading, text_of
 from tests.hub.web.fleets import Asked, copied
@@ -170,6 +170,23 @@ def test_words_of_strangers_are_escaped_written_out_and_cut(sign_in: SignIn, doo
     assert "&lt;script&gt;alert(1)" in pages["/alerts"]
     assert "\\x1b[31m\\u202e" in pages["/audit"]
     assert "me&lt;b&gt;" in pages["/audit"]
+
+
+def sources(page: str) -> dict[str, str]:
+    """Whose word each setting in force is."""
+    table = page[page.index("Settings in force") :]
+    rows = re.findall(r"<tr><td>([^<]*)<td[^>]*>(.*?)<td[^>]*>(.*?)\n", table[: table.index("</table>")])
+    return {name: re.sub(r"<[^>]+>", "", source).strip() for name, _, source in rows}
+
+
+def test_a_setting_that_no_file_names_is_as_usual(sign_in: SignIn, door: Door) -> None:
+    report(door, "n0", labels={}, telemetry=TelemetryBudget(rho_spent=0, rho_day_max=1))
+    report(door, "n1", cohort="nyc", report_seconds=10)
+    person = sign_in("viewer")
+    usual, own = sources(person.page("/nodes/n0")), sources(person.page("/nodes/n1"))
+
+    assert usual == dict.fromkeys(("labels", "cohort", "telemetry", "reports"), "as usual")
+    assert own == {**dict.fromkeys(("labels", "cohort", "telemetry"), "file of its site"), "reports": "its own report"}
 
 
 @pytest.mark.parametrize("hostile", ["' OR 1=1 --", HOSTILE, "=cmd|' /C calc'!A0", "../../etc/passwd", "%00", "x" * 3000])

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import click
 import httpx
 import pytest
+from click.testing import CliRunner
 from starlette.testclient import TestClient
 
 from hub.cli.commands import command
@@ -138,7 +139,7 @@ def test_a_screen_on_a_wall_goes_from_each_page_to_the_next(as_role: Callable[[s
             "Halt delay 1.4.0? 4 nodes keep 1.4.0, 8 stay on what they serve (8 on 1.3.2). 1 of them has begun to fetch and will stop.",
         ),
         ("back", "Take 4 nodes back? Each goes back to what it served before: 4 to 1.3.2."),
-        ("approve", "Approve stage 2? When stage 1 has passed, 6 nodes move to 1.4.0: about <0.01 MB"),
+        ("approve", "Approve stage 2? When stage 1 has passed, 6 nodes move to 1.4.0: about 0.60 MB"),
         ("retry", "tries once more. Their failures count again."),
     ],
 )
@@ -351,6 +352,41 @@ def check_command(line: str, where: str) -> None:
             raise AssertionError((where, line, error.format_message())) from error
 
 
+FOOT = re.compile(r'<div class="cli">([^<]*)<code>(fleetcast [^<]*)</code>')
+BLANK = re.compile(r"\b[A-Z][A-Z_]+\b")
+
+
+def feet(pages: dict[str, str]) -> Iterator[tuple[str, str, str, str]]:
+    """Each page with the words of its foot and its command."""
+    for address, page in pages.items():
+        for words, line in FOOT.findall(page):
+            yield address, page, unescape(words), unescape(line)
+
+
+def printed(line: str, environment: dict[str, str]) -> str:
+    """What the commands of a foot print. `check` is not run: it runs the model."""
+    found = []
+    for part in line.split("; "):
+        words = shlex.split(part)[1:]
+        if words[0] == "check":
+            continue
+        done = CliRunner().invoke(command, words, env=environment)
+        assert done.exit_code in {0, 11}, (line, done.output)
+        found.append(done.output)
+    return "\n".join(found)
+
+
+def rows_of(page: str) -> set[str]:
+    """What the lists of a page name: nodes, changes, alerts, and releases, sites or links whose bytes are summed up."""
+    shapes = (
+        r'<tr id="node-([^"]+)"',
+        r'<tr id="change-\d+"><td[^>]*>[^<]*<td class="any">.*?<td class="any">([^<]+)',
+        r'<tr id="alert-\d+".*?<td class="any">(?:<a [^>]*>)?([^<]+)',
+        r'<tr><td><a href="/(?:models/[^/]+/releases/|nodes/|nodes\?where=)[^"]+"><b>([^<]+)</b></a><td class="n">',
+    )
+    return {unescape(one) for shape in shapes for one in re.findall(shape, page)}
+
+
 def regions(person: Person, stop: Callable[[dict[str, str]], bool], *, page: str = PAGE, names: str = "head,classes") -> dict[str, str]:
     """The regions that a page was sent, until they are as wanted."""
     found, kind, until_at = dict[str, str](), "", time.monotonic() + 30
@@ -440,8 +476,25 @@ def test_every_number_leads_to_its_rows_and_every_command_is_one(
     half_way: Plant, as_role: Callable[[str], Person], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLEETCAST_DIR", str(half_way.fleet.directory))
+    token = api_tokens.make(half_way.opened, name="walks", role="admin", days=1)[1]
+    over_api = {"FLEETCAST_HUB": half_way.url, "FLEETCAST_TOKEN": token}
     person = as_role("admin")
-    pages = walked(person, ("/", "/nodes?sort=last_seen&limit=20", "/audit?actor=shift-2", "/audit?actor=token%3Aci", *ASKED))
+    served = rows_of(person.page("/nodes?serves=delay%401.4.0"))
+    device = next(one for one in half_way.devices if one.name in served)
+    device.sign("serving", half_way.releases["1.4.0"], evidence={"bytes_planned": 9_000_000, "bytes_received": 7_000_000})
+    until("its bytes", lambda: "delay 1.4.0" in rows_of(person.page("/bytes?by=release")))
+    pages = walked(
+        person,
+        (
+            "/",
+            "/bytes?by=node",
+            "/bytes?by=site&release=delay%401.4.0",
+            "/nodes?sort=last_seen&limit=20",
+            "/audit?actor=shift-2",
+            "/audit?actor=token%3Aci",
+            *ASKED,
+        ),
+    )
     counts = {(address, number) for page in pages.values() for address, number in counted_links(page)}
     rows = {address: len(re.findall('<tr id="node-', person.page(address))) for address, _ in counts}
 
@@ -451,6 +504,19 @@ def test_every_number_leads_to_its_rows_and_every_command_is_one(
     for address, page in pages.items():
         for line in re.findall(r"<code>(fleetcast [^<]*)</code>", page):
             check_command(unescape(line), address)
+    read = dict[str, int]()
+    for address, page, words, line in feet(pages):
+        is_question = '<form method="post"' in page
+        assert bool(BLANK.search(line)) == (is_question and "with " in words), (address, words, line)
+        if is_question:
+            continue
+        output = printed(line, over_api)
+        listed = rows_of(page)
+        assert {one for one in listed if one not in output.replace("@", " ")} == set(), (address, line, output)
+        read[urlsplit(address).path] = read.get(urlsplit(address).path, 0) + len(listed)
+        if page.find('<tr id="node-') > 0 and ", and " not in words and "limit" not in address:
+            assert {one.name for one in half_way.devices if re.search(rf"^{one.name} ", output, re.M)} <= listed, (address, line)
+    assert all(read[path] > 1 for path in ("/nodes", "/bytes", "/alerts", "/audit")), read
     for template in Path(rendering.__file__).parent.glob("templates/*.html"):
         for line in re.findall(r"<code>(fleetcast [^<]*)</code>", template.read_text()):
             check_command(re.sub(r"\{\{.*?\}\}", "x", line), template.name)

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable
+from html import unescape
 
 import pytest
 from sqlalchemy import select, update
@@ -289,6 +290,15 @@ def test_a_page_that_there_is_not_is_a_page(sign_in: SignIn) -> None:
     answer = sign_in("viewer").get("/nowhere")
 
     assert (answer.status_code, heading(answer.text)) == (404, "There is no such page.")
+
+
+@pytest.mark.parametrize("path", ["/models/nope", "/bytes?by=weather", "/?x=1", "/models/m/releases/1.0.0/start?where=%28"])
+def test_a_refusal_is_titled_by_its_sentence_and_not_by_its_code(sign_in: SignIn, path: str) -> None:
+    page = sign_in("operator").get(path).text
+    title = re.search(r"<title>(?:\(\d+\) )?(.*?)</title>", page)
+
+    assert title is not None
+    assert re.sub(r"\s+", " ", unescape(title[1])) == heading(page)
 
 
 def test_a_bug_of_ours_is_a_reference_and_no_traceback(sign_in: SignIn, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,6 @@ def test_a_halted_rollout_is_not_said_to_move() -> None:
         ("the selector matches none", "The selector matches none"),
         ("delay@1.1.0 is still being rolled out", "delay@1.1.0 is still being rolled out"),
         ("delay has several deployments", "delay has several deployments"),
-        ("k.ring: String should match pattern '^[A-Z]{1,63}$'", "k.ring: it has characters that are not allowed there, or is too long"),
         ("a token's name is too long", "A token's name is too long"),
         ("", ""),
     ],
