@@ -324,13 +324,13 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "find the copy of the node's folder; give that device a folder, a name and a key of its own",
     ),
     Code.HUB_RUNNING: ("another hub runs in this folder", "use that one, or end it first; the message names its process"),
-    Code.BROKER_SHARED: (
-        "two fleets use one broker without certificates, and their hubs the same client id",
-        "nothing where the alert names a new client id, else a broker for each fleet; docs/brokers.md, Two fleets on one broker",
-    ),
     Code.HUB_DUPLICATE: (
         "two hubs of one fleet seem to run, and end each other's connections",
         "stop the hub on the host that the fleet has left; docs/operations.md, Move a fleet to another host",
+    ),
+    Code.BROKER_SHARED: (
+        "two fleets use one broker without certificates, and their hubs the same client id",
+        "nothing where the alert names a new client id, else a broker for each fleet; docs/brokers.md, Two fleets on one broker",
     ),
     Code.SHARD_GAP: (
         "no process of the hub takes in what some nodes report",

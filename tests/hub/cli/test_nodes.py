@@ -223,7 +223,7 @@ def test_nodes_are_listed_a_page_at_a_time(made: Made) -> None:
     assert ("gw-3" in second.stdout, "gw-2" in second.stdout, "are shown" in second.stderr) == (True, False, False)
     assert [row["node"] for row in every] == ["gw-1", "gw-2", "gw-3"]
     assert ("gw-3" in last.stdout, last.stderr) == (True, "")
-    assert "1 of 3 nodes are shown; the next: fleetcast nodes list --where 'state!=serving' --after gw-1" in some.stderr
+    assert "1 of 3 nodes is shown; the next: fleetcast nodes list --where 'state!=serving' --after gw-1" in some.stderr
 
 
 def test_a_single_node_refuses_what_is_for_the_list(made: Made) -> None:

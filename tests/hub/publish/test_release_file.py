@@ -144,7 +144,7 @@ def test_what_the_command_line_says_stands_over_the_file_field_by_field(folder: 
         (BASE + '[[parameters]]\nname = "t"\ngoes_to = "client"\ndefault = 0.5', ("parameters.0", "min and max")),
         (BASE + "version = 3", ("not valid TOML",)),
         ('name = "delay"\nversion = 1\nmodel = "model.onnx"', ("version", "string", "1")),
-        ('name = "Delay?"\nversion = "1.0.0"\nmodel = "model.onnx"', ("name", "pattern", "Delay?")),
+        ('name = "Delay?"\nversion = "1.0.0"\nmodel = "model.onnx"', ("name", "1 to 64 of a-z", "Delay?")),
         ('name = "delay"\nversion = "1.0.0"\nmodel = "nope.onnx"', ("model", "a file at", "nope.onnx", "none")),
         ('name = "delay"\nversion = "1.0.0"\nmodel = "."', ("model", "a file at", "a folder")),
         (BASE + '[variants]\nheld_out = "nope.npz"', ("variants.held_out", "nope.npz", "none")),

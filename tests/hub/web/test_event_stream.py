@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from http.client import HTTPResponse
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -131,7 +132,10 @@ def half_closed(asked: Asked, sent: str, *, first: str = "") -> bytes:
     with socket.create_connection((address.hostname, address.port), timeout=8) as client:
         if first:
             client.sendall(first.encode())
-            assert client.recv(65536).startswith(b"HTTP/1.1 200")
+            answer = HTTPResponse(client)
+            answer.begin()
+            assert answer.status == 200
+            answer.read()
         client.sendall(sent.encode())
         client.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: client.recv(65536), b""))

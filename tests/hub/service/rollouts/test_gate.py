@@ -181,7 +181,7 @@ def test_a_gate_that_asks_for_tests_waits_for_them_and_says_what_it_lacks(gate: 
     gate.day(2, gate.new, shift=0.0)
 
     assert first.startswith("waits: 0 of 2 intervals that the gate asks for were tested; drift is not judged yet")
-    assert second == "waits: 1 of 2 intervals that the gate asks for were tested; no drift in 1 tested interval"
+    assert second == "waits: 1 of 2 intervals that the gate asks for was tested; no drift in 1 tested interval"
     assert (state, gate.state) == ("running", "done")
     assert gate.reason.endswith("no drift in 2 tested intervals")
 
