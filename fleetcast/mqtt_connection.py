@@ -142,10 +142,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Report that the broker has taken a publish; that is not yet delivery."""
+    """Report that the broker has answered a publish: it has taken it, which is not yet delivery, unless a field says otherwise."""
 
     mid: int
     is_unread: bool = False  # The broker says that nobody has subscribed to the topic: it has thrown the message away.
+    refused: str = ""  # Why the broker has not taken it, as MQTT 5 names that (3.4.2.1).
 
 
 @dataclass(frozen=True, slots=True)
@@ -534,7 +535,7 @@ class Link:
         )
 
     def _on_publish(self, client: paho.Client, userdata: object, mid: int, reason: ReasonCode, properties: Properties) -> None:
-        self._inbox.put(Published(mid, reason.value == NO_MATCHING_SUBSCRIBERS))
+        self._inbox.put(Published(mid, reason.value == NO_MATCHING_SUBSCRIBERS, str(reason) if reason.is_failure else ""))
 
     def _on_subscribe(
         self, client: paho.Client, userdata: object, mid: int, reasons: list[ReasonCode], properties: Properties | None

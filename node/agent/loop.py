@@ -493,8 +493,8 @@ class Agent:
                 self._subscriptions.answered(mid, refused, self._monotonic())
                 self._delivery.granted(mid, self._monotonic())
                 self._trust_state.granted(mid)
-            case Published(mid, is_unread):
-                self._reporter.published(mid, is_unread=is_unread)
+            case Published(mid, is_unread, refused):
+                self._reporter.published(mid, is_unread=is_unread, refused=refused)
             case TrustArrived():
                 self._trust_state.take_trust(event.bundle)
             case ModelArrived():

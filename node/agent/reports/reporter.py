@@ -48,6 +48,7 @@ class Reporter:
         self._sending: dict[int, int] = {}  # publish id to outbox id
         self._unread: Backoff | None = None  # The next pause, while the broker has no reader.
         self._unread_until = NEVER
+        self._put_off: dict[int, tuple[MonotonicSeconds, Backoff]] = {}  # By outbox id: when it is sent again, and the pause after that.
         self._refusals: dict[tuple[str, str], MonotonicSeconds] = {}
         self._sent_before, self._began_at = store.newest_sent_at(), monotonic()  # Where the clock of sending begins.
         self._connected_at, self._answered_at = self._sending_clock(), NEVER
@@ -100,6 +101,7 @@ class Reporter:
         """Take in that the broker is there; one that forgot is sent the kept messages again, and their readers count them once."""
         self._sending.clear()
         self._unread, self._unread_until = None, NEVER
+        self._put_off.clear()
         self._connected_at = self._sending_clock()
         if not session_present:
             self._store.resend(windows=self.windows)
@@ -118,16 +120,20 @@ class Reporter:
     def _sending_clock(self) -> float:
         return self._sent_before + (self._monotonic() - self._began_at)
 
-    def published(self, mid: int, *, is_unread: bool = False) -> None:
-        """Take in that the broker has taken a message; one that nobody has subscribed to waits on, and is sent again.
+    def published(self, mid: int, *, is_unread: bool = False, refused: str = "") -> None:
+        """Take in that the broker has taken a message; one that it refused or that nobody has subscribed to waits on, and is sent again.
 
         A broker that was restarted knows no subscription of the hub until the hub is back, and nodes may be back before it.
         """
         if mid not in self._sending:
             return
         number = self._sending.pop(mid)
+        if refused:
+            self._put_off_one(number, refused)
+            return
         if not is_unread:
             self._unread = None
+            self._put_off.pop(number, None)
             self._store.mark_sent([number], at=self._sending_clock())
             return
         now = self._monotonic()
@@ -136,6 +142,13 @@ class Reporter:
         pause = (self._unread or UNREAD).wait_seconds(self._rng.random())
         log.warning("outbox.unread", again_seconds=round(pause), reason="the broker knows no reader: the hub has not subscribed yet")
         self._unread, self._unread_until = (self._unread or UNREAD).doubled(), now + pause
+
+    def _put_off_one(self, number: int, reason: str) -> None:
+        """Send a message later that the broker refuses: its access list or its quota may be mended; others are not kept from it."""
+        _, pause = self._put_off.get(number, (NEVER, UNREAD))
+        seconds = pause.wait_seconds(self._rng.random())
+        self._put_off[number] = self._monotonic() + seconds, pause.doubled()
+        log.warning("outbox.refused", again_seconds=round(seconds), reason=f"the broker refuses it: {reason}; see its access list")
 
     def send(self, *, windows: bool = True) -> None:
         """Send what waits, a bounded number at a time; without `windows` only other messages.
@@ -146,7 +159,9 @@ class Reporter:
         if self._monotonic() < self._unread_until or len(self._sending) >= in_flight_max:
             return
         flying = set(self._sending.values())
-        outbox = self._store.waiting(in_flight_max, windows=self.windows and windows)
+        later = {number for number, (at, _) in self._put_off.items() if at > self._monotonic()}
+        outbox = self._store.waiting(in_flight_max + len(later), windows=self.windows and windows)
+        outbox = [one for one in outbox if one.id not in later]
         fresh = [one.id for one in outbox if one.kind == "window" and one.id not in flying]
         if fresh:
             try:

@@ -41,10 +41,9 @@ def next_of(inbox: "queue.Queue[Any]", kind: type) -> Any:
             return event
 
 
-def test_what_a_hub_was_not_there_for_is_sent_again(mosquitto: Broker, inbox: "queue.Queue[Any]", store: NodeStore, tmp_path: Path) -> None:
-    now = [1000.0]
-    link = NodeLink(mosquitto.url(NODE), fleet=FLEET, node=NODE, inbox=inbox, tls=mosquitto.tls(NODE))
-    identity = Identity.load_or_create(tmp_path / "key.pem")
+def connected(broker: Broker, inbox: "queue.Queue[Any]", store: NodeStore, folder: Path, now: list[float]) -> tuple[Reporter, NodeLink]:
+    link = NodeLink(broker.url(NODE), fleet=FLEET, node=NODE, inbox=inbox, tls=broker.tls(NODE))
+    identity = Identity.load_or_create(folder / "key.pem")
     reporter = Reporter(
         node=NODE,
         store=store,
@@ -58,6 +57,43 @@ def test_what_a_hub_was_not_there_for_is_sent_again(mosquitto: Broker, inbox: "q
     link.open(session=1, at=0)
     next_of(inbox, Connected)
     reporter.connected(session_present=False)
+    return reporter, link
+
+
+def test_what_a_broker_refuses_waits_and_keeps_nothing_else_from_it(
+    mosquitto: Broker, inbox: "queue.Queue[Any]", store: NodeStore, tmp_path: Path
+) -> None:
+    now = [1000.0]
+    reporter, link = connected(mosquitto, inbox, store, tmp_path, now)
+    hub = Client.of(mosquitto)
+    hub.open()
+    hub.subscribe(link.topics.receipt(NODE))
+    store.enqueue("receipt", link.topics.receipt("node-b"), b"not ours to say")  # Its access list does not let us.
+    store.enqueue("receipt", link.topics.receipt(NODE), b"ours")
+
+    reporter.send()
+    answers = [next_of(inbox, Published) for _ in range(2)]
+    assert sorted(one.refused for one in answers) == ["", "Not authorized"]
+    for one in answers:
+        reporter.published(one.mid, is_unread=one.is_unread, refused=one.refused)
+
+    assert hub.next(Message).payload == b"ours"
+    assert [one.payload for one in store.waiting(10)] == [b"not ours to say"]
+    reporter.send()
+    assert not reporter._sending  # A while later, and on another connection at once.
+    now[0] += 10
+    reporter.send()
+    assert len(reporter._sending) == 1
+    reporter.connected(session_present=True)
+    reporter.send()
+    assert len(reporter._sending) == 1
+    link.close()
+    hub.link.drop()
+
+
+def test_what_a_hub_was_not_there_for_is_sent_again(mosquitto: Broker, inbox: "queue.Queue[Any]", store: NodeStore, tmp_path: Path) -> None:
+    now = [1000.0]
+    reporter, link = connected(mosquitto, inbox, store, tmp_path, now)
     topic = link.topics.telemetry("delay", "lab")
     for number in range(3):
         store.enqueue("window", topic, b"window %d" % number)
