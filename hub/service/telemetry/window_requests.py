@@ -24,7 +24,7 @@ from schemas.window_request import WindowRequest
 log = structlog.get_logger()
 
 MARGIN_SECONDS = 300.0  # Before the last moment that was heard: a broker that dies silently is noticed after two keep-alives.
-SETTLE_SECONDS = 10.0  # After the broker's answer: nodes that lost their session, too, come back, and brokers learn who subscribed.
+SETTLE_SECONDS = 30.0  # After the broker's answer: nodes that lost their session, too, come back, and brokers learn who subscribed.
 LOOK_SECONDS = 5.0
 AT_ONCE_MAX = 100  # Requests of one look: ten thousand nodes answer over eight minutes. AWS takes 100 publishes a second.
 ASKS_MIN = 2  # Requests to each node: a cluster hands each message from broker to broker once, and may lose one.

@@ -12,7 +12,7 @@ from schemas.window_request import WindowRequest
 
 ASKED_MAX = 2  # Times that one window is sent again on request: hostile requests cost at most twice what telemetry costs anyway.
 ANSWER_SECONDS = 300.0  # Between two requests that are answered. The hub repeats what it asks for after a longer pause.
-SETTLE_SECONDS = 10.0  # After the hub subscribed until every broker of a cluster knows it.
+SETTLE_SECONDS = 30.0  # After the hub subscribed until every broker of a cluster knows it.
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,7 @@ def test_only_windows_of_the_time_that_was_lost_are_sent(store: NodeStore, repor
         sent(store, reporter, b"%d" % number)
         now[0] += 60
 
-    reporter.send_windows_again(WindowRequest(1, 310, 130))
+    reporter.send_windows_again(WindowRequest(1, 310, 160))
 
     assert take_all(store, reporter) == [b"5", b"6", b"7"]
 
