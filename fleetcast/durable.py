@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 _PART: Final = re.compile(r"\.\S+\.(?:pem|uri|pub|key|crt|crl)\.(?:[a-z0-9_]{8}|[0-9]+\.partial)")  # As both functions below name one.
+_LOOKED_AT: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _NO_SYNC: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})  # file systems that cannot sync a folder
 
 
@@ -24,7 +25,7 @@ def replacing(path: Path, *, mode: int | None = None, synced: bool = True) -> It
     # The process's own name: two processes never write one file, and what a power cut leaves behind is soon written over.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.unlink(missing_ok=True)
+        _remove_part(partial)
         with os.fdopen(_opened(partial, 0o666 if mode is None else mode), "wb") as file:
             yield file
             file.flush()
@@ -80,12 +81,30 @@ def clear_parts(directory: Path) -> None:
         if _PART.fullmatch(path.name) is None:
             continue
         with contextlib.suppress(OSError):  # It is written now, or belongs to somebody else, or is gone.
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            descriptor = os.open(path, _LOOKED_AT)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
+                if os.path.samestat(os.fstat(descriptor), path.lstat()):  # Else its writer has done, and the name is another part's.
+                    path.unlink()
             finally:
                 os.close(descriptor)
+
+
+def _remove_part(path: Path) -> None:
+    """Remove what an earlier process of this name has left, as `clear_parts` does: who removes a part holds its lock."""
+    try:
+        descriptor = os.open(path, _LOOKED_AT)
+    except FileNotFoundError:
+        return
+    except OSError:  # A link, or a file of somebody else.
+        path.unlink(missing_ok=True)
+        return
+    try:
+        with contextlib.suppress(OSError):  # A file system without locks.
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
 
 
 def _opened(path: Path, mode: int) -> int:
