@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 _PART: Final = re.compile(r"\.\S+\.(?:pem|uri|pub|key|crt|crl)\.(?:[a-z0-9_]{8}|[0-9]+\.partial)")  # As both functions below name one.
-_LOOKED_AT: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _NO_SYNC: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})  # file systems that cannot sync a folder
 
 
@@ -25,7 +24,10 @@ def replacing(path: Path, *, mode: int | None = None, synced: bool = True) -> It
     # The process's own name: two processes never write one file, and what a power cut leaves behind is soon written over.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        _remove_part(partial)
+        try:
+            _remove_part(partial, waits=True)
+        except OSError:  # It is not there, is a link, or lies on a file system without locks.
+            partial.unlink(missing_ok=True)
         with os.fdopen(_opened(partial, 0o666 if mode is None else mode), "wb") as file:
             yield file
             file.flush()
@@ -81,28 +83,20 @@ def clear_parts(directory: Path) -> None:
         if _PART.fullmatch(path.name) is None:
             continue
         with contextlib.suppress(OSError):  # It is written now, or belongs to somebody else, or is gone.
-            descriptor = os.open(path, _LOOKED_AT)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(descriptor), path.lstat()):  # Else its writer has done, and the name is another part's.
-                    path.unlink()
-            finally:
-                os.close(descriptor)
+            _remove_part(path, waits=False)
 
 
-def _remove_part(path: Path) -> None:
-    """Remove what an earlier process of this name has left, as `clear_parts` does: who removes a part holds its lock."""
+def _remove_part(path: Path, *, waits: bool) -> None:
+    """Remove a part under its lock, so that none is removed that somebody writes. `waits`: until it is let go.
+
+    Raises:
+        OSError: it is not there, is a link, or is locked.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        descriptor = os.open(path, _LOOKED_AT)
-    except FileNotFoundError:
-        return
-    except OSError:  # A link, or a file of somebody else.
-        path.unlink(missing_ok=True)
-        return
-    try:
-        with contextlib.suppress(OSError):  # A file system without locks.
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        path.unlink(missing_ok=True)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), path.lstat()):  # Else its writer has done, and the name is another part's.
+            path.unlink()
     finally:
         os.close(descriptor)
 

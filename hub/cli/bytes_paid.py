@@ -3,7 +3,6 @@
 import json
 import time
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,7 +11,7 @@ import click
 from fleetcast.cli.list_choice import choice, list_options
 from hub.cli.options import dir_option, json_option, opened, show
 from hub.cli.remote import remote
-from hub.operations.byte_sums import RECEIPTS_MAX, By, begin_of, of_day, sums
+from hub.operations.byte_sums import RECEIPTS_MAX, By, begin_of, day_of, of_day, sums
 
 COLUMNS = ["name", "nodes", "planned", "received", "reused", "wasted"]
 
@@ -36,8 +35,8 @@ def bytes_paid(day: str | None, by: By, directory: Path, as_json: bool) -> None:
       fleetcast bytes --by node --json
     """
     now = int(time.time())
-    begin = begin_of(day, now)
-    chosen = datetime.fromtimestamp(begin, UTC).date().isoformat()
+    asked = day_of(day, now)
+    chosen = asked.isoformat()
     found: dict[str, Any]
     if (hub := remote()) is not None:
         found = hub.day_bytes(chosen, by)
@@ -45,7 +44,7 @@ def bytes_paid(day: str | None, by: By, directory: Path, as_json: bool) -> None:
         from hub.operations.snapshot import Snapshots  # noqa: PLC0415  # over the API it is not needed
 
         fleet = opened(directory)
-        read = of_day(fleet.store.database, Snapshots().get(fleet).seen.nodes, day=begin, now=now)
+        read = of_day(fleet.store.database, Snapshots().get(fleet).seen.nodes, day=begin_of(asked), now=now)
         found = {"day": chosen, "by": by, "is_cut": read.is_cut, "items": [asdict(one) for one in sums(read.transfers, by)]}
     rows = choice().arranged(found["items"])
     if as_json:

@@ -60,8 +60,13 @@ class Day:
     is_cut: bool
 
 
-def begin_of(day: str | None, now: int) -> int:
-    """Return when a day of UTC begins; without one: today.
+def begin_of(day: date) -> int:
+    """Return when a day of UTC begins."""
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
+
+
+def day_of(day: str | None, now: int) -> date:
+    """Return a day of UTC that was written down; without one: today.
 
     Raises:
         Refused: REQUEST_INVALID: it is no day such as 2026-11-26, or has not begun.
@@ -73,7 +78,7 @@ def begin_of(day: str | None, now: int) -> int:
         chosen = None
     if chosen is None or not FIRST <= chosen <= today:
         raise Refused(Code.REQUEST_INVALID, f"day is a past day such as {today.isoformat()}, not {(day or '')[:20]!r}")
-    return int(datetime(chosen.year, chosen.month, chosen.day, tzinfo=UTC).timestamp())
+    return chosen
 
 
 def of_day(database: Database, nodes: Mapping[str, Node], *, day: int, now: int, node: str | None = None) -> Day:

@@ -187,6 +187,10 @@ class Repository(SignedElsewhere, UnsignedRoles):
         """
         return self._folder.generation(thorough=thorough)
 
+    def versions_by_digest(self, model: str) -> dict[bytes, str]:
+        """Return the version of each listed release of a model, by its digest."""
+        return {digest: version for (name, version), digest in self.listed().items() if name == model}
+
     def standing(self) -> dict[str, Standing]:
         """Return, for each model, what changes whenever something was signed of it, as of the last refresh."""
         with self._folder.locked():

@@ -2,14 +2,14 @@
 
 import time
 from dataclasses import asdict
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.routing import APIRoute
 
 from hub.operations import csv_exports
-from hub.operations.byte_sums import By, begin_of, of_day, sums
+from hub.operations.byte_sums import By, begin_of, day_of, of_day, sums
 from hub.operations.snapshot import Snapshots
 from hub.web.byte_documents import DayShown
 from hub.web.csv_answers import TABLE, Format, csv_answer, wants_csv
@@ -30,9 +30,8 @@ def router(route_class: type[APIRoute], snapshots: Snapshots) -> APIRouter:
     ) -> Any:
         """Sum up the bytes that nodes have received on a day, by their receipts, and today also by their reports."""
         now = int(time.time())
-        begin = begin_of(day.isoformat() if day is not None else None, now)
-        chosen = datetime.fromtimestamp(begin, UTC).date()
-        found = of_day(fleet.store.database, snapshots.get(fleet).seen.nodes, day=begin, now=now)
+        chosen = day_of(day.isoformat() if day is not None else None, now)
+        found = of_day(fleet.store.database, snapshots.get(fleet).seen.nodes, day=begin_of(chosen), now=now)
         if wants_csv(request, format):
             return csv_answer(csv_exports.bytes_of(found, chosen.isoformat(), by))
         rows = [asdict(one) for one in sums(found.transfers, by)]

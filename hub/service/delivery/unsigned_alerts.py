@@ -19,6 +19,7 @@ class UnsignedAlerts:
     def __init__(self, repository: Repository, notes: Notes, *, wall: Callable[[], float], monotonic: Callable[[], float]) -> None:
         self._repository, self._notes, self._wall, self._monotonic = repository, notes, wall, monotonic
         self._found: Unsigned | None = None
+        self._generation = -1
         self._since: float | None = None
         self._reported: tuple[str, ...] = ()
         self._looked_at = float("-inf")
@@ -29,7 +30,10 @@ class UnsignedAlerts:
         if now - self._looked_at < LOOK_SECONDS:
             return
         self._looked_at = now
-        self._found = found = self._repository.unsigned(self._found)
+        generation = self._repository.generation()  # Read before: what is signed while we look is seen at the next look.
+        if self._found is None or generation != self._generation:
+            self._found, self._generation = self._repository.unsigned(self._found), generation
+        found = self._found
         if not found.roles:
             if self._reported:
                 self._notes.event("key", f"the new keys of {', '.join(self._reported)} have signed")

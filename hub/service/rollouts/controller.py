@@ -256,7 +256,7 @@ class Controller:
         """
         going_back.check_possible(model, progress, self._nodes.values())
         mine = self._decided(model)[progress.name]
-        versions = {digest: version for (name, version), digest in self._repository.listed().items() if name == model.name}
+        versions = self._repository.versions_by_digest(model.name)
         return going_back.in_words(progress.deployment, going_back.destinations(progress.deployment, mine, model.name), versions.get)
 
     def _check_kept(self, model: str, release: ReleaseRef | None) -> None:

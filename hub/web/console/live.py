@@ -81,16 +81,6 @@ class Live:
         self._newest, self._glanced = 0, float("-inf")
         self._turn = asyncio.Lock()  # One page is made at a time: several at once take as long, and more from the loop of the hub.
 
-    @property
-    def open_streams(self) -> int:
-        """Return how many clients follow."""
-        return sum(len(one.clients) for one in self._followed.values())
-
-    @property
-    def followed_pages(self) -> int:
-        """Return how many different pages are followed."""
-        return len(self._followed)
-
     def last_event(self, fleet: OpenedFleet) -> int:
         """Return the id of the newest event."""
         return fleet.store.last_event_id()

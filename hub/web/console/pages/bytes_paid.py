@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any, Final, get_args
 
 from fleetcast.counted import counted as number_of
@@ -28,7 +28,7 @@ NAMES: Final = {"link": "class of link", "release": "release", "site": "site", "
 def load(view: View) -> Answer:
     """Return the bytes of a day."""
     day, by = _day(view), _by(view)
-    is_today = _begin(day) <= view.now < _begin(day) + DAY
+    is_today = byte_sums.begin_of(day) <= view.now < byte_sums.begin_of(day) + DAY
     found = day_of(view, day)
     every = total("all", found.transfers)
     links = {one.name: one for one in sums(found.transfers, "link")}
@@ -70,14 +70,10 @@ def load(view: View) -> Answer:
 
 def day_of(view: View, day: date) -> Day:
     """Return the transfers of a day, which are read once for all viewers."""
-    begin, nodes = _begin(day), view.snapshot.seen.nodes
+    begin, nodes = byte_sums.begin_of(day), view.snapshot.seen.nodes
     return view.shared.get(
         ("bytes", begin), lambda: of_day(view.fleet.store.database, nodes, day=begin, now=view.now), seconds=SECONDS, at_most=DAYS_MAX
     )
-
-
-def _begin(day: date) -> int:
-    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
 
 
 def table(view: View) -> Table:
@@ -101,7 +97,7 @@ def _chips(day: date, by: By, only: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def _day(view: View) -> date:
-    return datetime.fromtimestamp(byte_sums.begin_of(view.query.get("day"), view.now), UTC).date()
+    return byte_sums.day_of(view.query.get("day"), view.now)
 
 
 def _by(view: View) -> By:

@@ -120,10 +120,10 @@ def _sentence(rows: Sequence[dict[str, Any]], now: int) -> Markup | str:
     drifting = [row for row in rows if row["alarm"]]
     if drifting:
         first = drifting[0]
-        named = f"{first['model']} {first['version']} in cohort {first['cohort']}, since {_since(first, now)}"
+        which = f"{first['model']} {first['version']} in cohort {first['cohort']}, since {_since(first, now)}"
         more = f", and {len(drifting) - 1} more" if len(drifting) > 1 else ""
         count = f"{len(drifting)} of {number_of(len(rows), 'stream')} {verb(len(drifting), 'drift')}: "
-        return said(count, link(named, _at(first), "bad"), more)
+        return said(count, link(which, _at(first), "bad"), more)
     judged = sum(row["state"] in {"quiet", "left"} for row in rows)
     if judged:
         hour = sum(row["state"] in {"quiet", "left"} and row["newest_at"] >= now - 7200 for row in rows)

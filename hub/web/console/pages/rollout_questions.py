@@ -52,7 +52,7 @@ def ask_back(view: View) -> Asking:
     if progress is not None:
         going_back.check_possible(facts.model, progress, nodes)
     to = going_back.destinations(facts.deployment, nodes, facts.model.name)
-    versions = {digest: version for (name, version), digest in view.fleet.repository.listed().items() if name == facts.model.name}
+    versions = view.fleet.repository.versions_by_digest(facts.model.name)
     where = ", ".join(f"{count} to {going_back.named(digest, versions.get)}" for digest, count in to.most_common())
     holds = sum(_holds(line, going_back.destination(facts.deployment, line.node, line.model)) for line in serving)
     missing = len(serving) - holds
